@@ -1,0 +1,1 @@
+//! Tollgate: Stripe payments in, entitlements out.

@@ -1,0 +1,3 @@
+//! The `tollgate` binary: see [`tollgate`] for everything it does.
+
+fn main() {}
