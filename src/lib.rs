@@ -1,1 +1,3 @@
 //! Tollgate: Stripe payments in, entitlements out.
+
+pub mod domain;

@@ -1,0 +1,117 @@
+//! A change: one thing that happened to one user, and what it does to the user's grants.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    entitlement::{Entitlement, fold},
+    event::EventRecord,
+    grant::Grant,
+    id::{SessionId, UserId},
+    plan::Catalogue,
+};
+
+/// What a change does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A report about a purchase: joined with what is known of it.
+    Purchase(Grant),
+    /// A Checkout Session ended unpaid. Takes and gives nothing.
+    SessionExpired(SessionId),
+    /// The level's time is over. Holds only for the version that was seen to be over.
+    Lapse {
+        /// The version whose end has come.
+        version: u64,
+    },
+}
+
+/// What made a change happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// Stripe delivered an event.
+    Delivery(EventRecord),
+    /// An event that waited in the inbox is tried again.
+    Retry(EventRecord),
+    /// A moment came.
+    Time,
+}
+
+impl Cause {
+    /// The event behind the change, if there is one.
+    #[must_use]
+    pub const fn event(&self) -> Option<&EventRecord> {
+        match self {
+            Self::Delivery(event) | Self::Retry(event) => Some(event),
+            Self::Time => None,
+        }
+    }
+}
+
+/// One thing that happened to one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Whose grants change.
+    pub user: UserId,
+    /// What made it happen.
+    pub cause: Cause,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// Everything about one user that decisions are made of: the rows of the ledger, read under the user's lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The state as last folded.
+    pub entitlement: Entitlement,
+    /// All grants, in any order.
+    pub grants: Vec<Grant>,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self { entitlement: Entitlement::none(), grants: Vec::new() }
+    }
+}
+
+/// What a change did to an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The account changed and its version grew by one. If a grant was touched, this is its place in `grants`.
+    Applied {
+        /// Place in [`Account::grants`] of the grant to be written.
+        grant: Option<usize>,
+    },
+    /// What was known before holds; the account is as it was.
+    Superseded,
+}
+
+impl Account {
+    /// Applies one effect: pure, total, and the same for every order of the same effects (but for the version, which counts
+    /// the changes that were applied).
+    pub fn apply(&mut self, effect: &Effect, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
+        let grant = match effect {
+            Effect::Purchase(report) => match self.grants.iter().position(|known| known.source == report.source) {
+                Some(place) => {
+                    let Some(known) = self.grants.get_mut(place) else { return Decision::Superseded };
+                    if !known.join(report) {
+                        return Decision::Superseded;
+                    }
+                    Some(place)
+                }
+                None => {
+                    self.grants.push(report.clone());
+                    Some(self.grants.len() - 1)
+                }
+            },
+            Effect::SessionExpired(_) => None,
+            Effect::Lapse { version } => {
+                if self.entitlement.version != *version || !self.entitlement.is_over(now) {
+                    return Decision::Superseded;
+                }
+                None
+            }
+        };
+        let (level, expires_at) = fold(&self.grants, catalogue, now);
+        self.entitlement = Entitlement { level, expires_at, version: self.entitlement.version.saturating_add(1) };
+        Decision::Applied { grant }
+    }
+}

@@ -1,0 +1,55 @@
+//! The fold: from the *set* of a user's grants to what the user may do now. The only place that knows how.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    grant::{Grant, GrantStatus},
+    level::Level,
+    plan::Catalogue,
+};
+
+/// What a user may do, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entitlement {
+    /// `FREE` without a live grant.
+    pub level: Level,
+    /// When the level ends; `None` for `FREE`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Grows by one with every change applied for this user; 0 before the first. Orders all copies of this state.
+    pub version: u64,
+}
+
+impl Entitlement {
+    /// Nobody has granted anything yet.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { level: Level::free(), expires_at: None, version: 0 }
+    }
+
+    /// Whether the level's time is over at `now`: such a state must not be served any more.
+    #[must_use]
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
+}
+
+/// Folds grants into level and end: the highest rank among the live ones, then the latest end. A `once_per_user` level counts
+/// only by its earliest purchase. Independent of the grants' order.
+#[must_use]
+pub fn fold(grants: &[Grant], catalogue: &Catalogue, now: DateTime<Utc>) -> (Level, Option<DateTime<Utc>>) {
+    grants
+        .iter()
+        .filter(|grant| grant.is_live(now))
+        .filter_map(|grant| catalogue.plan(&grant.level).map(|plan| (plan, grant)))
+        .filter(|(plan, grant)| !plan.once_per_user || is_first_of_its_level(grant, grants))
+        .max_by_key(|(plan, grant)| (plan.rank, grant.period_end))
+        .map_or_else(|| (Level::free(), None), |(_, grant)| (grant.level.clone(), Some(grant.period_end)))
+}
+
+/// Whether no other paid purchase of the same level came earlier, by Stripe's times, then by business key.
+fn is_first_of_its_level(grant: &Grant, grants: &[Grant]) -> bool {
+    grants
+        .iter()
+        .filter(|other| other.level == grant.level && other.status == GrantStatus::Active)
+        .all(|other| (grant.reported_at, &grant.source) <= (other.reported_at, &other.source))
+}

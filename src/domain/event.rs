@@ -1,0 +1,176 @@
+//! What the ledger keeps of a Stripe event, and what can become of one.
+
+use std::fmt;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::id::EventId;
+
+/// A verified Stripe event, as the inbox records it. Its *meaning* is an [`Effect`](super::change::Effect).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// `evt_…`
+    pub id: EventId,
+    /// For example `checkout.session.completed`.
+    pub kind: String,
+    /// The id of `data.object`; some objects have none (`invoice.upcoming`).
+    pub object_id: Option<String>,
+    /// Stripe's time of the event, in whole seconds.
+    pub created: DateTime<Utc>,
+    /// Whether real money moved.
+    pub livemode: bool,
+    /// The version that shaped the payload.
+    pub api_version: Option<String>,
+    /// SHA-256 of `data.object`'s bytes: tells the same event from another one under the same id.
+    pub object_hash: [u8; 32],
+    /// The raw body. Stored only for parked events.
+    pub payload: Bytes,
+}
+
+/// Why an event waits for something instead of being applied. Durable; tried again when the cause may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParkReason {
+    /// `metadata.userId` or `metadata.entitlementLevel` is missing: a `client_reference_id` alone proves nothing, since a
+    /// payment link lets anybody choose it.
+    MissingMetadata,
+    /// `metadata.userId` is no UUID.
+    InvalidUser,
+    /// `client_reference_id` names somebody else than `metadata.userId`.
+    UserMismatch,
+    /// The application's `users` table has no such user (yet).
+    UnknownUser,
+    /// The catalogue has no such level.
+    UnknownLevel,
+    /// A `mode` or `payment_status` that did not exist when this was written.
+    UnknownStatus,
+    /// A subscription checkout without a subscription, or a malformed id.
+    IncompleteObject,
+    /// Another user already holds the grant of this session or subscription.
+    ForeignSource,
+}
+
+impl ParkReason {
+    /// All of them, for reading the ledger and for tests.
+    pub const ALL: [Self; 8] = [
+        Self::MissingMetadata,
+        Self::InvalidUser,
+        Self::UserMismatch,
+        Self::UnknownUser,
+        Self::UnknownLevel,
+        Self::UnknownStatus,
+        Self::IncompleteObject,
+        Self::ForeignSource,
+    ];
+
+    /// The word kept in the ledger and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingMetadata => "missing_metadata",
+            Self::InvalidUser => "invalid_user",
+            Self::UserMismatch => "user_mismatch",
+            Self::UnknownUser => "unknown_user",
+            Self::UnknownLevel => "unknown_level",
+            Self::UnknownStatus => "unknown_status",
+            Self::IncompleteObject => "incomplete_object",
+            Self::ForeignSource => "foreign_source",
+        }
+    }
+
+    /// For operators: what is wrong and what would mend it.
+    #[must_use]
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Self::MissingMetadata => {
+                "parked: metadata.userId and metadata.entitlementLevel must both be set on the session"
+            }
+            Self::InvalidUser => "parked: metadata.userId is not a UUID",
+            Self::UserMismatch => "parked: client_reference_id and metadata.userId name different users",
+            Self::UnknownUser => "parked: the user does not exist yet; it is applied when the user appears",
+            Self::UnknownLevel => "parked: metadata.entitlementLevel is not in the catalogue",
+            Self::UnknownStatus => "parked: mode or payment_status is not one that this version knows",
+            Self::IncompleteObject => "parked: an id that the object must have is missing or malformed",
+            Self::ForeignSource => "parked: the session or subscription already belongs to another user",
+        }
+    }
+}
+
+impl fmt::Display for ParkReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an event is only acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IgnoreReason {
+    /// Its type has no effect on entitlements here.
+    UnhandledType,
+    /// A live event at a test service, or the reverse.
+    LivemodeMismatch,
+    /// It belongs to a connected account.
+    ConnectedAccount,
+    /// A `setup` session moves no money.
+    SetupMode,
+    /// A thin event: supported in a later version.
+    ThinEvent,
+}
+
+impl IgnoreReason {
+    /// The word kept in the ledger and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnhandledType => "unhandled_type",
+            Self::LivemodeMismatch => "livemode_mismatch",
+            Self::ConnectedAccount => "connected_account",
+            Self::SetupMode => "setup_mode",
+            Self::ThinEvent => "thin_event",
+        }
+    }
+
+    /// For people who read the webhook's answer.
+    #[must_use]
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Self::UnhandledType => "event type is not handled",
+            Self::LivemodeMismatch => "livemode does not match the configured Stripe key",
+            Self::ConnectedAccount => "event of a connected account",
+            Self::SetupMode => "setup sessions grant nothing",
+            Self::ThinEvent => "thin events are not supported yet",
+        }
+    }
+}
+
+impl fmt::Display for IgnoreReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What became of an event; durable by the time anybody sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its effect is in the ledger.
+    Applied,
+    /// A better-informed event about the same object was there before.
+    Superseded,
+    /// Acknowledged only.
+    Ignored(IgnoreReason),
+    /// Kept, waiting.
+    Parked(ParkReason),
+    /// The inbox had this id already.
+    Duplicate,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_park_reason_has_its_own_word() {
+        let words: std::collections::HashSet<_> = ParkReason::ALL.iter().map(|r| r.as_str()).collect();
+        assert_eq!(words.len(), ParkReason::ALL.len());
+    }
+}

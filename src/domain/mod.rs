@@ -1,0 +1,15 @@
+//! ROOM 3: who may have what. Pure: no I/O, no async, no clock; `now` is always an argument.
+//!
+//! Everything that decides about money lives here, so that every database gives the same answer and every rule can be
+//! tested over all orders of events without a server.
+
+pub mod change;
+pub mod entitlement;
+pub mod event;
+pub mod grant;
+pub mod id;
+pub mod level;
+pub mod plan;
+
+#[cfg(test)]
+mod order_tests;
