@@ -1,3 +1,5 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
+pub mod cache;
 pub mod domain;
+pub mod ledger;
