@@ -1,1 +1,3 @@
-fn main(){}
+//! Not written yet.
+
+fn main() {}
