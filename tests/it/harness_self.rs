@@ -202,7 +202,7 @@ async fn a_wait_in_vain_ends_in_time_and_shows_the_last_error() {
         "{message}"
     );
 
-    let hanging = tokio::spawn(eventually(A_MOMENT, "it ends", || std::future::pending()));
+    let hanging = tokio::spawn(eventually(A_MOMENT, "it ends", std::future::pending));
     assert!(hanging.await.is_err());
     assert!(started.elapsed() < SOON);
 }

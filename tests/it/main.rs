@@ -11,3 +11,4 @@
 mod harness;
 
 mod harness_self;
+mod tidy;

@@ -21,7 +21,7 @@ const PLACES: &[(&str, &str, &str)] = &[
 pub(crate) fn find(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(PLACES.iter().flat_map(|place| expand(place)))
+        .chain(PLACES.iter().flat_map(expand))
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
         .unwrap_or_else(|| panic!("{program} is not on this machine: run scripts/setup"))
