@@ -1,3 +1,4 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
 pub mod domain;
+pub mod intake;
