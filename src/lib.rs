@@ -1,4 +1,5 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
+pub mod config;
 pub mod domain;
 pub mod intake;
