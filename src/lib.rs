@@ -1,5 +1,7 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
 pub mod cache;
+pub mod config;
 pub mod domain;
+pub mod intake;
 pub mod ledger;

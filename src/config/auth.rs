@@ -1,0 +1,71 @@
+//! Who may ask: keys of session tokens, service tokens, the operators' token.
+
+use std::net::SocketAddr;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{parse::web_url, reader::Reader, setting};
+
+/// Least length of a token, in characters.
+const TOKEN_LEN_MIN: usize = 16;
+/// Least length of an HS256 key: as long as its hash (RFC 7518, 3.2).
+const JWT_SECRET_LEN_MIN: usize = 32;
+
+/// What requests prove themselves with.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// Signs session tokens (HS256).
+    pub jwt_secret: SecretString,
+    /// Who must have issued them, if that is known: `https://<project>.supabase.co/auth/v1`.
+    pub issuer: Option<String>,
+    /// Any of these reads everybody's entitlements.
+    pub service_tokens: Vec<SecretString>,
+    /// Opens the admin listener; `None` only where that is on loopback.
+    pub admin_token: Option<SecretString>,
+}
+
+impl AuthConfig {
+    /// `admin_bind` is `None` where it is wrong itself.
+    pub(super) fn read(reader: &Reader<'_>, admin_bind: Option<SocketAddr>) -> Option<Self> {
+        let jwt_secret = Self::read_jwt_secret(reader);
+        let issuer = reader.optional(&setting::SUPABASE_URL, |text| {
+            web_url(text).map(|url| format!("{}/auth/v1", url.as_str().trim_end_matches('/')))
+        });
+        let anon_key = reader.token(&setting::SUPABASE_ANON_KEY, TOKEN_LEN_MIN);
+        let service_tokens = [setting::SERVICE_TOKEN, setting::SUPABASE_SERVICE_ROLE_KEY].map(|setting| {
+            let token = reader.token(&setting, TOKEN_LEN_MIN);
+            if let (Some(Some(token)), Some(Some(anon_key))) = (&token, &anon_key)
+                && token.expose_secret() == anon_key.expose_secret()
+            {
+                reader.wrong(&setting, "");
+            }
+            token
+        });
+        let admin_token = reader.token(&setting::ADMIN_TOKEN, TOKEN_LEN_MIN);
+        if let Some(None) = admin_token
+            && admin_bind.is_some_and(|bind| !bind.ip().is_loopback())
+        {
+            reader.wrong(&setting::ADMIN_TOKEN, "; required because TOLLGATE_ADMIN_BIND is not on loopback");
+        }
+        anon_key?;
+        Some(Self {
+            jwt_secret: jwt_secret?,
+            issuer: issuer?,
+            service_tokens: service_tokens.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten().collect(),
+            admin_token: admin_token?,
+        })
+    }
+
+    fn read_jwt_secret(reader: &Reader<'_>) -> Option<SecretString> {
+        let secret = reader.token(&setting::SUPABASE_JWT_SECRET, JWT_SECRET_LEN_MIN)?;
+        if secret.is_none() {
+            let hint = if reader.text(setting::SUPABASE_URL.name).is_some() {
+                "; Supabase shows it in the project's dashboard under Project Settings, JWT Keys, Legacy JWT secret"
+            } else {
+                "; `openssl rand -hex 32` makes one"
+            };
+            reader.wrong(&setting::SUPABASE_JWT_SECRET, hint);
+        }
+        secret
+    }
+}

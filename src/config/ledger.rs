@@ -1,0 +1,83 @@
+//! The database that decides.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::{
+    parse::{duration_in, flag, number_in},
+    reader::Reader,
+    server::{MINUTE, SHORTEST},
+    setting,
+};
+
+/// PostgreSQL and how it is used.
+#[derive(Debug, Clone)]
+pub struct LedgerConfig {
+    /// `postgres://…`, with the password.
+    pub database_url: SecretString,
+    /// Whether the start migrates.
+    pub migrate_on_start: bool,
+    /// Batches committed side by side.
+    pub lanes: usize,
+    /// Most changes in a batch.
+    pub batch_max: usize,
+    /// Connections for reading.
+    pub pool_size: usize,
+    /// The database's limit for one statement.
+    pub statement_timeout: Duration,
+    /// The database's limit for waiting for a lock.
+    pub lock_timeout: Duration,
+    /// Our limit for a whole batch; past it the outcome is unknown.
+    pub commit_timeout: Duration,
+}
+
+impl LedgerConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
+        let statement = Duration::from_millis(10)..=MINUTE;
+        let database_url = Self::read_url(reader);
+        let migrate_on_start = reader.value(&setting::MIGRATE, flag);
+        let lanes = reader.value(&setting::LEDGER_LANES, number_in(1..=64));
+        let batch_max = reader.value(&setting::LEDGER_BATCH_MAX, number_in(1..=10_000));
+        let pool_size = reader.value(&setting::LEDGER_POOL, number_in(1..=1_000));
+        let statement_timeout = reader.value(&setting::LEDGER_STATEMENT_TIMEOUT, duration_in(statement.clone()));
+        let lock_timeout = reader.value(&setting::LEDGER_LOCK_TIMEOUT, duration_in(statement));
+        let commit_timeout = reader.value(&setting::LEDGER_COMMIT_TIMEOUT, duration_in(SHORTEST..=MINUTE));
+        Some(Self {
+            database_url: database_url?,
+            migrate_on_start: migrate_on_start?,
+            lanes: lanes?,
+            batch_max: batch_max?,
+            pool_size: pool_size?,
+            statement_timeout: statement_timeout?,
+            lock_timeout: lock_timeout?,
+            commit_timeout: commit_timeout?,
+        })
+    }
+
+    fn read_url(reader: &Reader<'_>) -> Option<SecretString> {
+        let setting = &setting::DATABASE_URL;
+        if reader.text(setting.name).is_none() {
+            let hint = if reader.text(setting::SUPABASE_URL.name).is_some() {
+                "; Supabase shows it in the project's dashboard under Connect, Connection string: take \"Direct connection\" \
+                 or \"Session pooler\", and put the database's password in"
+            } else {
+                "; any PostgreSQL will do, a local one too"
+            };
+            reader.wrong(setting, hint);
+            return None;
+        }
+        let (url, port) = reader.value(setting, |text| {
+            let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))?;
+            Some((SecretString::from(text), url.port()))
+        })?;
+        if port == Some(6543) {
+            reader.warn(
+                "DATABASE_URL: port 6543 is usually Supabase's transaction pooler, which cannot keep prepared statements; \
+                 take the session pooler (port 5432)",
+            );
+        }
+        Some(url)
+    }
+}

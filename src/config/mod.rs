@@ -1,0 +1,185 @@
+//! All settings, read once at the start and checked together: what is wrong is told all at once, each with its name, what
+//! was expected and an example. The table of every variable is [`SETTINGS`].
+//!
+//! The process environment wins over `.env.local`, that over `.env`; a variable set to nothing is as good as absent. The files
+//! are only read: the process's own environment is never changed.
+
+use std::{collections::HashMap, path::Path};
+
+use crate::domain::plan::Catalogue;
+
+mod actor;
+mod auth;
+mod cache;
+pub mod catalogue;
+mod checkout;
+mod ledger;
+mod parse;
+mod reader;
+mod server;
+mod setting;
+mod stripe;
+
+pub use actor::ActorConfig;
+pub use auth::AuthConfig;
+pub use cache::CacheConfig;
+pub use checkout::CheckoutConfig;
+pub use ledger::LedgerConfig;
+pub use reader::{ConfigError, ConfigErrors};
+pub use server::{LogConfig, LogFormat, ServerConfig};
+pub use setting::{SETTINGS, Setting, WhenUnset, env_example, markdown};
+pub use stripe::{StripeConfig, StripeKey, StripeMode};
+
+/// Everything that can be set. Safe to print: what is secret stays hidden.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listeners, threads, the log.
+    pub server: ServerConfig,
+    /// The Stripe account.
+    pub stripe: StripeConfig,
+    /// The database.
+    pub ledger: LedgerConfig,
+    /// Redis.
+    pub cache: CacheConfig,
+    /// Who may ask.
+    pub auth: AuthConfig,
+    /// Limits of the actors.
+    pub actor: ActorConfig,
+    /// Limits of selling.
+    pub checkout: CheckoutConfig,
+    /// What is sold.
+    pub catalogue: Catalogue,
+    /// What is allowed but hardly meant; to be logged once at the start.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads the process environment, `.env.local` and `.env`.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        // Bytes that are no UTF-8 become U+FFFD, which no setting takes.
+        let mut variables: HashMap<String, String> = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .collect();
+        for file in [".env.local", ".env"] {
+            if let Err(error) = add_file(&mut variables, Path::new(file)) {
+                errors.push(error);
+            }
+        }
+        errors.extend(unknown(variables.keys()));
+        match Self::from_lookup(&|name| variables.get(name).cloned()) {
+            Ok(config) if errors.is_empty() => Ok(config),
+            Ok(_) => Err(ConfigErrors(errors)),
+            Err(ConfigErrors(more)) => {
+                errors.extend(more);
+                Err(ConfigErrors(errors))
+            }
+        }
+    }
+
+    /// Reads settings from anywhere. The catalogue's file is read as well.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let reader = reader::Reader::new(lookup);
+        let server = ServerConfig::read(&reader);
+        let stripe = StripeConfig::read(&reader);
+        let ledger = LedgerConfig::read(&reader);
+        let cache = CacheConfig::read(&reader);
+        let auth = AuthConfig::read(&reader, server.as_ref().map(|server| server.admin_bind));
+        let actor = ActorConfig::read(&reader);
+        let checkout = CheckoutConfig::read(&reader);
+        let pro_price_id = stripe.as_ref().and_then(|stripe| stripe.pro_price_id.as_deref());
+        let catalogue = catalogue::read(&reader, pro_price_id);
+
+        let found = reader.finish();
+        let config = (|| {
+            Some(Self {
+                server: server?,
+                stripe: stripe?,
+                ledger: ledger?,
+                cache: cache?,
+                auth: auth?,
+                actor: actor?,
+                checkout: checkout?,
+                catalogue: catalogue?,
+                warnings: found.warnings,
+            })
+        })();
+        match config {
+            Some(config) if found.errors.is_empty() => Ok(config.with_warnings()),
+            _ => Err(ConfigErrors(found.errors)),
+        }
+    }
+
+    /// Pairs of settings that are right alone and risky together.
+    fn with_warnings(mut self) -> Self {
+        let mut warn = |risky: bool, text: &str| {
+            if risky {
+                self.warnings.push(text.to_owned());
+            }
+        };
+        let live = self.stripe.mode() == Some(StripeMode::Live);
+        warn(
+            live && self.server.app_url.scheme() == "http",
+            "TOLLGATE_APP_URL: buyers of a live account are sent to an http address",
+        );
+        warn(live && self.cache.is_exposed(), "REDIS_URL: not encrypted and not on this machine; rediss:// would be");
+        warn(
+            self.actor.reply_timeout <= self.ledger.commit_timeout,
+            "TOLLGATE_REPLY_TIMEOUT is not longer than TOLLGATE_LEDGER_COMMIT_TIMEOUT: callers give up before the ledger does",
+        );
+        self
+    }
+}
+
+/// Adds a file's variables to those that are there already; a file that is not there adds none.
+fn add_file(variables: &mut HashMap<String, String>, path: &Path) -> Result<(), ConfigError> {
+    let error = |problem| ConfigError { name: path.display().to_string(), problem };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(error(format!("cannot be read: {cause}"))),
+    };
+    let mut last = "the beginning".to_owned();
+    for line in dotenvy::from_read_iter(file) {
+        // The parser's own error holds the line, and with it perhaps a secret.
+        let (name, value) = line.map_err(|_| {
+            error(format!(
+                "expected NAME=value in each line, for example TOLLGATE_LOG=\"info\"; see the line after {last}"
+            ))
+        })?;
+        last.clone_from(&name);
+        variables.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
+/// Prefixes of names that are not ours although they look so: Kubernetes sets them for a service called `tollgate`; the
+/// tests have their own.
+const FOREIGN: [&str; 4] = ["TOLLGATE_PORT", "TOLLGATE_SERVICE_HOST", "TOLLGATE_SERVICE_PORT", "TOLLGATE_TEST_"];
+
+/// Variables of ours that do not exist: a misspelt limit must not be a limit that is silently not there.
+fn unknown<'a>(names: impl Iterator<Item = &'a String>) -> Vec<ConfigError> {
+    let known = || SETTINGS.iter().map(|setting| setting.name);
+    let mut unknown: Vec<ConfigError> = names
+        .filter(|name| name.starts_with("TOLLGATE_") && !FOREIGN.iter().any(|foreign| name.starts_with(foreign)))
+        .filter(|name| !known().any(|known| known == name.as_str()))
+        .map(|name| {
+            let hint = parse::nearest(name, known()).map_or_else(String::new, |near| format!(", for example {near}"));
+            ConfigError {
+                name: name.escape_debug().to_string(),
+                problem: format!("expected the name of a setting{hint}"),
+            }
+        })
+        .collect();
+    unknown.sort_by(|a, b| a.name.cmp(&b.name));
+    unknown
+}
+
+#[cfg(test)]
+mod tests;
