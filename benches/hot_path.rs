@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-=======
-//! Not written yet.
+//! Filled in below.
 
->>>>>>> harness
 fn main() {}

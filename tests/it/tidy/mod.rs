@@ -12,9 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use self::rules::{
-    FORBIDDEN, Forbidden, LINES_MAX, MACHINE_PATHS, MayUse, OWNED_CRATES, ROOMS, Room,
-};
+use self::rules::{FORBIDDEN, Forbidden, LINES_MAX, MACHINE_PATHS, MayUse, OWNED_CRATES, ROOMS, Room};
 use self::tokens::{Token, tokens_outside_tests};
 
 /// One breach of one rule.
@@ -28,11 +26,7 @@ struct Breach {
 
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}\n    because {}",
-            self.file, self.line, self.rule, self.why
-        )
+        write!(f, "{}:{}: {}\n    because {}", self.file, self.line, self.rule, self.why)
     }
 }
 
@@ -93,10 +87,7 @@ fn check_arrows(room: &Room, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
         .map(|used| Breach {
             file: file.to_owned(),
             line: used.line,
-            rule: format!(
-                "{} may not use crate::{}, only {allowed:?}",
-                room.name, used.text
-            ),
+            rule: format!("{} may not use crate::{}, only {allowed:?}", room.name, used.text),
             why: room.why,
         })
         .collect()
@@ -104,18 +95,12 @@ fn check_arrows(room: &Room, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
 
 fn check_crates(room: &str, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    for owned in OWNED_CRATES
-        .iter()
-        .filter(|owned| !owned.rooms.contains(&room))
-    {
+    for owned in OWNED_CRATES.iter().filter(|owned| !owned.rooms.contains(&room)) {
         for used in tokens::uses_of_crate(tokens, owned.crate_name) {
             breaches.push(Breach {
                 file: file.to_owned(),
                 line: used.line,
-                rule: format!(
-                    "{room} may not name {}, only {:?} may",
-                    owned.crate_name, owned.rooms
-                ),
+                rule: format!("{room} may not name {}, only {:?} may", owned.crate_name, owned.rooms),
                 why: owned.why,
             });
         }
@@ -149,11 +134,7 @@ fn room_of(file: &str) -> &str {
 fn depth_of(file: &str) -> usize {
     match file.strip_suffix(".rs").unwrap_or(file) {
         "lib" | "main" => 0,
-        module => module
-            .strip_suffix("/mod")
-            .unwrap_or(module)
-            .split('/')
-            .count(),
+        module => module.strip_suffix("/mod").unwrap_or(module).split('/').count(),
     }
 }
 
@@ -181,11 +162,7 @@ fn check_machine_paths(file: &str, content: &str) -> Vec<Breach> {
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in directory
-        .read_dir()
-        .expect("a readable directory")
-        .flatten()
-    {
+    for entry in directory.read_dir().expect("a readable directory").flatten() {
         let path = entry.path();
         if path.is_dir() {
             files.extend(rust_files(&path));
@@ -214,11 +191,7 @@ fn the_sources_keep_the_rules() {
     assert!(!files.is_empty(), "no source file was looked at");
     let mut breaches = Vec::new();
     for path in files {
-        let file = path
-            .strip_prefix(&src)
-            .expect("below src")
-            .to_string_lossy()
-            .replace('\\', "/");
+        let file = path.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
         let source = std::fs::read_to_string(&path).expect("a readable source file");
         breaches.extend(check_source(&file, &source));
     }
@@ -238,16 +211,9 @@ fn nothing_tracked_holds_a_path_of_one_machine() {
         .current_dir(root)
         .output()
         .expect("git runs");
-    assert!(
-        listing.status.success(),
-        "{}",
-        String::from_utf8_lossy(&listing.stderr)
-    );
+    assert!(listing.status.success(), "{}", String::from_utf8_lossy(&listing.stderr));
     let names = String::from_utf8(listing.stdout).expect("names in UTF-8");
-    assert!(
-        names.contains("Cargo.toml"),
-        "no tracked file was looked at"
-    );
+    assert!(names.contains("Cargo.toml"), "no tracked file was looked at");
     let mut breaches = Vec::new();
     for name in names.split('\0').filter(|name| !name.is_empty()) {
         // A binary file, or one deleted but not yet committed, holds no text to look at.
