@@ -1,5 +1,6 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
+pub mod auth;
 pub mod config;
 pub mod domain;
 pub mod intake;
