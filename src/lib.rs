@@ -4,3 +4,4 @@ pub mod auth;
 pub mod config;
 pub mod domain;
 pub mod intake;
+pub mod telemetry;
