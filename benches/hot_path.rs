@@ -1,1 +1,6 @@
+<<<<<<< HEAD
+=======
+//! Not written yet.
+
+>>>>>>> harness
 fn main() {}

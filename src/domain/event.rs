@@ -160,8 +160,10 @@ pub enum Outcome {
     Ignored(IgnoreReason),
     /// Kept, waiting.
     Parked(ParkReason),
-    /// The inbox had this id already.
+    /// The inbox had this id already, and it has had its effect.
     Duplicate,
+    /// The inbox had this id already, and it still waits, or is still ignored: it must not be marked as done.
+    DuplicateWaiting,
 }
 
 #[cfg(test)]

@@ -1,1 +1,16 @@
-fn main() {}
+//! Tollgate's integration tests: one binary, so that they link once and run in threads of one process. They start
+//! real PostgreSQL and Redis servers (`harness`), which `scripts/setup` installs.
+#![allow(
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends by panicking; clippy.toml exempts only the functions marked #[test], not their helpers"
+)]
+
+mod harness;
+
+mod harness_self;
+mod stripe_gateway;
+mod tidy;

@@ -1,0 +1,281 @@
+//! A Checkout Session: what Tollgate says about it, and how that becomes Stripe's parameters.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use stripe_checkout::CheckoutSessionMode;
+use stripe_checkout::checkout_session::{
+    CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionLineItemsPriceData,
+    CreateCheckoutSessionLineItemsPriceDataRecurring,
+    CreateCheckoutSessionLineItemsPriceDataRecurringInterval as StripeInterval,
+    CreateCheckoutSessionPaymentIntentData, CreateCheckoutSessionSubscriptionData, ProductData,
+};
+use stripe_types::Currency;
+
+use crate::error::GatewayError;
+
+/// A purchase to be paid on Stripe's own page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCheckoutSession {
+    /// Who buys. Sent as `client_reference_id` and as `metadata.userId`, so that every event of the purchase names
+    /// its user.
+    pub user_id: String,
+    /// The level bought, sent as `metadata.entitlementLevel`.
+    pub level: String,
+    /// One payment or a subscription.
+    pub mode: Mode,
+    /// What it costs.
+    pub price: Price,
+    /// Where Stripe sends the browser afterwards; `{CHECKOUT_SESSION_ID}` in it is replaced by Stripe.
+    pub success_url: String,
+    /// Where Stripe's back button leads.
+    pub cancel_url: String,
+}
+
+/// How a session is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Once.
+    Payment,
+    /// Every interval until cancelled.
+    Subscription,
+}
+
+/// What a session costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Price {
+    /// A price kept at Stripe (`price_…`).
+    Id(String),
+    /// A price said with the session; Stripe makes a new price of it each time.
+    Inline {
+        /// In the currency's minor unit (cents; yen have none). 0 is normal for a trial: the page then asks for no
+        /// card and the session completes with `no_payment_required`.
+        amount: i64,
+        /// ISO 4217, in either case (`usd`).
+        currency: String,
+        /// What the page and the receipt call it.
+        product_name: String,
+        /// How often it is paid: needed in a subscription, not allowed in a payment.
+        interval: Option<Interval>,
+    },
+}
+
+/// How often a subscription is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interval {
+    /// Every day.
+    Day,
+    /// Every week.
+    Week,
+    /// Every month.
+    Month,
+    /// Every year.
+    Year,
+}
+
+/// What Stripe answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedSession {
+    /// `cs_…`.
+    pub id: String,
+    /// The page to send the browser to.
+    pub url: String,
+    /// When the page stops working, in seconds since 1970-01-01 UTC.
+    pub expires_at: i64,
+}
+
+/// The part of Stripe's Checkout Session that is read. The type of async-stripe would refuse a session that lacks any
+/// of its required fields, although the purchase is already open; this one asks only for what is used.
+#[derive(miniserde::Deserialize)]
+pub(crate) struct SessionAnswer {
+    id: String,
+    url: String,
+    expires_at: i64,
+}
+
+impl From<SessionAnswer> for CreatedSession {
+    fn from(
+        SessionAnswer {
+            id,
+            url,
+            expires_at,
+        }: SessionAnswer,
+    ) -> Self {
+        Self {
+            id,
+            url,
+            expires_at,
+        }
+    }
+}
+
+impl NewCheckoutSession {
+    /// Stripe's parameters, or the reason why these cannot be sold.
+    pub(crate) fn into_request(self) -> Result<CreateCheckoutSession, GatewayError> {
+        let line_item = line_item(self.price, self.mode)?;
+        let metadata = HashMap::from([
+            ("userId".to_owned(), self.user_id.clone()),
+            ("entitlementLevel".to_owned(), self.level),
+        ]);
+        let request = CreateCheckoutSession::new()
+            .client_reference_id(self.user_id)
+            .line_items(vec![line_item])
+            .success_url(self.success_url)
+            .cancel_url(self.cancel_url)
+            .metadata(metadata.clone());
+        // The session's metadata is not copied to what the session creates, so later events (a renewal, a refund)
+        // would not name the user. A payment of 0 creates no PaymentIntent, but the parameter is valid in its mode.
+        Ok(match self.mode {
+            Mode::Payment => {
+                let mut intent = CreateCheckoutSessionPaymentIntentData::new();
+                intent.metadata = Some(metadata);
+                request
+                    .mode(CheckoutSessionMode::Payment)
+                    .payment_intent_data(intent)
+            }
+            Mode::Subscription => {
+                let mut subscription = CreateCheckoutSessionSubscriptionData::new();
+                subscription.metadata = Some(metadata);
+                request
+                    .mode(CheckoutSessionMode::Subscription)
+                    .subscription_data(subscription)
+            }
+        })
+    }
+}
+
+fn line_item(price: Price, mode: Mode) -> Result<CreateCheckoutSessionLineItems, GatewayError> {
+    let mut item = CreateCheckoutSessionLineItems::new();
+    item.quantity = Some(1);
+    match price {
+        Price::Id(id) => item.price = Some(id),
+        Price::Inline {
+            amount,
+            currency,
+            product_name,
+            interval,
+        } => {
+            let wrong = |what: &str| Err(GatewayError::Configuration(what.to_owned()));
+            if amount < 0 {
+                return wrong("a price must not be negative");
+            }
+            if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+                return wrong("a currency must be three letters like usd");
+            }
+            let recurring = match (mode, interval) {
+                (Mode::Subscription, Some(interval)) => {
+                    Some(CreateCheckoutSessionLineItemsPriceDataRecurring::new(
+                        StripeInterval::from(interval),
+                    ))
+                }
+                (Mode::Payment, None) => None,
+                (Mode::Subscription, None) => return wrong("a subscription needs an interval"),
+                (Mode::Payment, Some(_)) => return wrong("a single payment has no interval"),
+            };
+            // Cannot fail: a currency the crate does not know is passed on, and Stripe decides.
+            let Ok(currency) = Currency::from_str(&currency.to_ascii_lowercase());
+            let mut data = CreateCheckoutSessionLineItemsPriceData::new(currency);
+            data.unit_amount = Some(amount);
+            data.product_data = Some(ProductData::new(product_name));
+            data.recurring = recurring;
+            item.price_data = Some(data);
+        }
+    }
+    Ok(item)
+}
+
+impl From<Interval> for StripeInterval {
+    fn from(interval: Interval) -> Self {
+        match interval {
+            Interval::Day => Self::Day,
+            Interval::Week => Self::Week,
+            Interval::Month => Self::Month,
+            Interval::Year => Self::Year,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test fails by panicking"
+    )]
+
+    use stripe::StripeRequest as _;
+
+    use super::*;
+
+    fn session(mode: Mode, price: Price) -> NewCheckoutSession {
+        NewCheckoutSession {
+            user_id: "u1".into(),
+            level: "PRO".into(),
+            mode,
+            price,
+            success_url: "https://app.test/ok".into(),
+            cancel_url: "https://app.test/no".into(),
+        }
+    }
+
+    fn inline(amount: i64, currency: &str, interval: Option<Interval>) -> Price {
+        Price::Inline {
+            amount,
+            currency: currency.into(),
+            product_name: "Pro & more".into(),
+            interval,
+        }
+    }
+
+    fn body(mode: Mode, price: Price) -> String {
+        let request = session(mode, price).into_request().unwrap();
+        request.build().body.unwrap()
+    }
+
+    #[test]
+    fn a_subscription_carries_its_metadata_to_the_subscription() {
+        let body = body(Mode::Subscription, Price::Id("price_1".into()));
+        for part in [
+            "mode=subscription",
+            "client_reference_id=u1",
+            "line_items[0][price]=price_1",
+            "line_items[0][quantity]=1",
+            "metadata[userId]=u1",
+            "metadata[entitlementLevel]=PRO",
+            "subscription_data[metadata][userId]=u1",
+            "subscription_data[metadata][entitlementLevel]=PRO",
+        ] {
+            assert!(body.split('&').any(|pair| pair == part), "{part} in {body}");
+        }
+        assert!(!body.contains("payment_intent_data"));
+    }
+
+    #[test]
+    fn a_free_payment_carries_its_metadata_to_the_payment_intent() {
+        let body = body(Mode::Payment, inline(0, "USD", None));
+        for part in [
+            "mode=payment",
+            "line_items[0][price_data][currency]=usd",
+            "line_items[0][price_data][unit_amount]=0",
+            "payment_intent_data[metadata][userId]=u1",
+            "payment_intent_data[metadata][entitlementLevel]=PRO",
+        ] {
+            assert!(body.split('&').any(|pair| pair == part), "{part} in {body}");
+        }
+        assert!(!body.contains("subscription_data") && !body.contains("recurring"));
+    }
+
+    #[test]
+    fn prices_that_stripe_would_refuse_are_not_sent() {
+        for (mode, price) in [
+            (Mode::Subscription, inline(2900, "usd", None)),
+            (Mode::Payment, inline(2900, "usd", Some(Interval::Month))),
+            (Mode::Payment, inline(-1, "usd", None)),
+            (Mode::Payment, inline(1, "us$", None)),
+        ] {
+            let Err(GatewayError::Configuration(_)) = session(mode, price).into_request() else {
+                panic!("this price should be refused");
+            };
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The cache on Redis: one multiplexed connection, the version script, the breaker.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use redis::{
+    Client, ErrorKind, RedisError, Script, ServerErrorKind,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use uuid::Uuid;
+
+use super::{
+    CacheError,
+    breaker::{Breaker, BreakerState},
+    budget::Budget,
+    key,
+};
+use crate::domain::{
+    entitlement::Entitlement,
+    id::{EventId, UserId},
+};
+
+/// How Redis is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct RedisSettings {
+    /// To open the connection.
+    pub connect: Duration,
+    /// For one answer, whatever the request's own allowance: a stopped server must not collect waiting requests.
+    pub response: Duration,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self { connect: Duration::from_millis(200), response: Duration::from_millis(100) }
+    }
+}
+
+/// A state to be shown to readers.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    /// Whose.
+    pub user: UserId,
+    /// The state.
+    pub entitlement: &'a Entitlement,
+    /// The ledger it is from.
+    pub epoch: &'a str,
+    /// The event to be marked as done, if one led to it.
+    pub mark: Option<&'a EventId>,
+}
+
+/// What a publication met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is there for all to read.
+    Written,
+    /// A newer version was there already: as good.
+    NewerThere,
+}
+
+/// See the [module](self). Cheap to clone.
+#[derive(Clone)]
+pub struct RedisCache {
+    connection: ConnectionManager,
+    publish: Arc<Script>,
+    breaker: Arc<Breaker>,
+}
+
+impl RedisCache {
+    /// Prepares the connection; it is opened by the first command, so that a service starts without Redis.
+    ///
+    /// # Errors
+    /// [`CacheError::Failed`] if the URL cannot be read.
+    pub fn new(url: &str, settings: RedisSettings) -> Result<Self, CacheError> {
+        let client = Client::open(url).map_err(|error| failed(&error))?;
+        // No retries: the default makes a command wait 9 s for a server that is gone. The breaker and the retries of the
+        // unpublished set do what is needed.
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(0)
+            .set_connection_timeout(Some(settings.connect))
+            .set_response_timeout(Some(settings.response))
+            .set_pipeline_buffer_size(1024);
+        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(|error| failed(&error))?;
+        let publish = Arc::new(Script::new(include_str!("publish.lua")));
+        Ok(Self { connection, publish, breaker: Arc::new(Breaker::default()) })
+    }
+
+    /// The breaker: its state, and the probe that closes it.
+    #[must_use]
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Whether an event is marked as done by this ledger.
+    ///
+    /// # Errors
+    /// [`CacheError`]: ask the ledger.
+    pub async fn is_marked(&self, event: &EventId, epoch: &str, budget: &mut Budget) -> Result<bool, CacheError> {
+        let command = redis::Cmd::get(key::mark(event));
+        let mark: Option<Vec<u8>> =
+            self.ask(budget, async |mut connection| command.query_async(&mut connection).await).await?;
+        Ok(mark.is_some_and(|mark| mark == epoch.as_bytes()))
+    }
+
+    /// A user's state, if it is there, ours, fresh and not over.
+    ///
+    /// # Errors
+    /// [`CacheError`]: ask the ledger.
+    pub async fn get(
+        &self,
+        user: UserId,
+        epoch: &str,
+        now: DateTime<Utc>,
+        budget: &mut Budget,
+    ) -> Result<Option<Entitlement>, CacheError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(key::meta(user)).arg(&key::META_FIELDS);
+        let fields: Vec<Option<String>> =
+            self.ask(budget, async |mut connection| command.query_async(&mut connection).await).await?;
+        Ok(key::read_meta(&fields, epoch, now))
+    }
+
+    /// Writes a state, and the event's mark, in one round trip.
+    ///
+    /// # Errors
+    /// [`CacheError`]: try again later.
+    pub async fn publish(
+        &self,
+        publication: Publication<'_>,
+        now: DateTime<Utc>,
+        budget: &mut Budget,
+    ) -> Result<Published, CacheError> {
+        let written = self.publish_all(std::slice::from_ref(&publication), now, budget).await?;
+        Ok(written.first().copied().unwrap_or(Published::NewerThere))
+    }
+
+    /// Writes many states in one round trip.
+    ///
+    /// # Errors
+    /// [`CacheError`]: try all of them again later.
+    pub async fn publish_all(
+        &self,
+        publications: &[Publication<'_>],
+        now: DateTime<Utc>,
+        budget: &mut Budget,
+    ) -> Result<Vec<Published>, CacheError> {
+        let pipeline = self.publish_pipeline(publications, now);
+        let once =
+            self.ask(budget, async |mut connection| pipeline.query_async::<Vec<i64>>(&mut connection).await).await;
+        let written = match once {
+            // Redis restarted, or its scripts were flushed: load the script and do it all again, which is harmless.
+            Err(CacheError::Failed(word)) if word == NO_SCRIPT => {
+                self.ask(budget, async |mut connection| {
+                    self.publish.load_async(&mut connection).await?;
+                    pipeline.query_async::<Vec<i64>>(&mut connection).await
+                })
+                .await?
+            }
+            other => other?,
+        };
+        Ok(written
+            .into_iter()
+            .map(|written| if written == 1 { Published::Written } else { Published::NewerThere })
+            .collect())
+    }
+
+    fn publish_pipeline(&self, publications: &[Publication<'_>], now: DateTime<Utc>) -> redis::Pipeline {
+        let mut pipeline = redis::pipe();
+        for Publication { user, entitlement, epoch, mark } in publications {
+            // A level that is over: the version still counts, the level's key goes.
+            let fresh_until = key::fresh_until(entitlement, now, rand::random()).unwrap_or(now);
+            let expires_at = entitlement.expires_at.map(|end| end.timestamp_micros().to_string()).unwrap_or_default();
+            pipeline
+                .cmd("EVALSHA")
+                .arg(self.publish.get_hash())
+                .arg(2)
+                .arg(key::level(*user))
+                .arg(key::meta(*user))
+                .arg(epoch)
+                .arg(entitlement.version)
+                .arg(entitlement.level.as_str())
+                .arg(expires_at)
+                .arg(fresh_until.timestamp_millis())
+                .arg(key::META_TTL.num_milliseconds());
+            if let Some(event) = mark {
+                pipeline
+                    .cmd("SET")
+                    .arg(key::mark(event))
+                    .arg(epoch)
+                    .arg("PX")
+                    .arg(key::META_TTL.num_milliseconds())
+                    .ignore();
+            }
+        }
+        pipeline
+    }
+
+    /// Asks for an answer of any kind, past the breaker: the probe.
+    ///
+    /// # Errors
+    /// [`CacheError`] if there was none.
+    pub async fn ping(&self) -> Result<(), CacheError> {
+        let mut connection = self.connection.clone();
+        redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|error| failed(&error))
+    }
+
+    /// Reads this replica's canary and writes the next one. Gives what was read.
+    ///
+    /// # Errors
+    /// [`CacheError`] if Redis gave no answer.
+    pub async fn swap_canary(&self, instance: Uuid, next: u64, budget: &mut Budget) -> Result<Option<u64>, CacheError> {
+        let mut command = redis::cmd("SET");
+        command.arg(key::canary(instance)).arg(next).arg("PX").arg(key::META_TTL.num_milliseconds()).arg("GET");
+        let before: Option<String> =
+            self.ask(budget, async |mut connection| command.query_async(&mut connection).await).await?;
+        Ok(before.and_then(|before| before.parse().ok()))
+    }
+
+    async fn ask<T>(
+        &self,
+        budget: &mut Budget,
+        question: impl AsyncFnOnce(ConnectionManager) -> Result<T, RedisError>,
+    ) -> Result<T, CacheError> {
+        if self.breaker.state() == BreakerState::Open {
+            return Err(CacheError::Open);
+        }
+        match budget.spend(question(self.connection.clone())).await {
+            Ok(Ok(answer)) => {
+                self.breaker.succeeded();
+                Ok(answer)
+            }
+            Ok(Err(error)) if is_about_the_value(&error) => {
+                self.breaker.succeeded();
+                Err(failed(&error))
+            }
+            Ok(Err(error)) => {
+                self.breaker.failed();
+                metrics::counter!("tollgate_cache_failures_total").increment(1);
+                tracing::debug!(%error, "the cache failed");
+                Err(failed(&error))
+            }
+            Err(slow) => {
+                self.breaker.failed();
+                metrics::counter!("tollgate_cache_failures_total").increment(1);
+                Err(slow)
+            }
+        }
+    }
+}
+
+const NO_SCRIPT: &str = "NOSCRIPT";
+
+/// Errors that tell of a strange value or a flushed script, not of a sick server.
+fn is_about_the_value(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::NoScript) | ErrorKind::UnexpectedReturnType | ErrorKind::Parse
+    ) || error.code() == Some("WRONGTYPE")
+}
+
+/// By code, not by text: an error's text may repeat what was sent.
+fn failed(error: &RedisError) -> CacheError {
+    CacheError::Failed(error.code().map_or_else(|| error.category().to_owned(), ToOwned::to_owned))
+}

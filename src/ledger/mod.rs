@@ -1,0 +1,246 @@
+//! ROOM 5: the truth. The only room that knows SQL.
+//!
+//! [`Ledger`] is the narrow seam: everything above it is the same for every database. Writes go through [`Lane`]s, each with
+//! a connection of its own, in batches that commit as one transaction; the effects of an event and the mark of having had
+//! them never part.
+
+mod error;
+pub mod postgres;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+pub use self::error::LedgerError;
+use crate::domain::{
+    change::Change,
+    entitlement::Entitlement,
+    event::{EventRecord, IgnoreReason, Outcome, ParkReason},
+    grant::Grant,
+    id::{EventId, SessionId, UserId},
+    level::Level,
+    plan::Interval,
+};
+
+/// Identifies one ledger: marks and cached values of another epoch count for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    /// Takes the ledger's word for it.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// As written into Redis.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is kept of an event that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Id and type only.
+    Ignored(IgnoreReason),
+    /// With its payload, to be tried again.
+    Parked(ParkReason),
+}
+
+/// An event that changes nothing, to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The event.
+    pub event: EventRecord,
+    /// Why it changes nothing.
+    pub verdict: Verdict,
+    /// The user it names, if it does.
+    pub user: Option<UserId>,
+}
+
+/// One thing to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// Something that happened to a user.
+    Change(Change),
+    /// An event to be recorded only.
+    Note(Note),
+}
+
+impl Entry {
+    /// Whose lock it needs.
+    #[must_use]
+    pub const fn user(&self) -> Option<UserId> {
+        match self {
+            Self::Change(change) => Some(change.user),
+            Self::Note(_) => None,
+        }
+    }
+
+    /// The event behind it, if there is one.
+    #[must_use]
+    pub const fn event(&self) -> Option<&EventRecord> {
+        match self {
+            Self::Change(change) => change.cause.event(),
+            Self::Note(note) => Some(&note.event),
+        }
+    }
+}
+
+/// What was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// What became of the entry.
+    pub outcome: Outcome,
+    /// The user's state after it, where a user was loaded.
+    pub entitlement: Option<Entitlement>,
+}
+
+/// Called exactly once with an entry's result, as soon as it is certain. If it is dropped instead, the outcome is unknown.
+pub type Reply = Box<dyn FnOnce(Result<Committed, LedgerError>) + Send>;
+
+/// An entry on its way into the ledger.
+pub struct Ticket {
+    /// What is to be written.
+    pub entry: Entry,
+    /// Whom to tell.
+    pub reply: Reply,
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// A way into the ledger with a connection of its own. Batches of one lane are committed one after the other; lanes are
+/// independent of each other.
+#[async_trait]
+pub trait Lane: Send {
+    /// Commits the batch as one transaction. Returns when the lane can take the next batch; entries whose users are locked by
+    /// somebody else may be answered later.
+    async fn commit(&mut self, batch: Vec<Ticket>);
+}
+
+/// A user's state with the moment it changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedState {
+    /// Whose.
+    pub user: UserId,
+    /// The state.
+    pub entitlement: Entitlement,
+    /// By the database's clock.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// A parked event that is due for another try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedEvent {
+    /// Its id.
+    pub id: EventId,
+    /// The raw body as Stripe sent it.
+    pub payload: Bytes,
+}
+
+/// A Checkout Session that this service created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// `cs_…`
+    pub id: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// What is being bought.
+    pub level: Level,
+    /// How often it is paid, for a subscription.
+    pub interval: Option<Interval>,
+    /// Whether Stripe has said that it expired.
+    pub expired: bool,
+    /// When Stripe closes it.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// How an idempotency key of a caller stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyClaim {
+    /// The level it was first used for.
+    pub level: Level,
+    /// Grows when Stripe's answer was a stored failure: the next call needs another key at Stripe.
+    pub attempt: u32,
+}
+
+/// A replica and when it was last heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance {
+    /// Its id.
+    pub id: Uuid,
+    /// Its last heartbeat, by the database's clock.
+    pub last_seen: DateTime<Utc>,
+}
+
+/// The ledger. Every method has a limit of time; every error but [`LedgerError::InDoubt`] means that nothing happened.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// The epoch as of the newest connection.
+    fn epoch(&self) -> Epoch;
+
+    /// Opens a lane. It connects with its first batch, on the runtime that drives it.
+    fn lane(&self) -> Box<dyn Lane>;
+
+    /// A user's state, from the primary. Where its time is over, what the grants give now.
+    async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError>;
+
+    /// A user's grants.
+    async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError>;
+
+    /// States changed at or before `until` and at or after `since`, newest first: a page of at most `limit`.
+    async fn changed_between(
+        &self,
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<ChangedState>, LedgerError>;
+
+    /// Users whose level's time is over, oldest first, with the version that is over.
+    async fn lapsed(&self, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError>;
+
+    /// Parked events worth another try: the user is there now, or a while has passed. Each counts as tried by this call.
+    async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError>;
+
+    /// Makes a parked event due at once.
+    async fn wake_parked(&self, event: &EventId) -> Result<(), LedgerError>;
+
+    /// Levels that live grants have: the catalogue must know them all.
+    async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError>;
+
+    /// Records a session we created.
+    async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError>;
+
+    /// A session we created, if it is this user's.
+    async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError>;
+
+    /// Claims a caller's idempotency key for a level, or tells what it was claimed for.
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError>;
+
+    /// Notes that Stripe stored a failure under this attempt of the key.
+    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;
+
+    /// Tells that this replica is alive, and lists all replicas, this one included.
+    async fn beat(&self, instance: Uuid) -> Result<Vec<Instance>, LedgerError>;
+
+    /// Forgets a replica that stopped, or whose left-over cache writes have been done.
+    async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError>;
+
+    /// The database's clock, which proves that it can be reached.
+    async fn now(&self) -> Result<DateTime<Utc>, LedgerError>;
+}

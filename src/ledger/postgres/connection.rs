@@ -1,0 +1,173 @@
+//! Opening connections: limits of time on the session, which ledger it is, and what an error means.
+
+use std::time::Duration;
+
+use diesel::{
+    ConnectionError, QueryResult,
+    result::{DatabaseErrorKind, Error as DieselError},
+    sql_types::Text,
+};
+use diesel_async::{
+    AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod, deadpool},
+};
+use futures::FutureExt;
+
+use super::super::{Epoch, LedgerError};
+
+pub(super) type Pool = deadpool::Pool<AsyncPgConnection>;
+
+/// How long anything may take, and how much at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// To open a connection.
+    pub connect: Duration,
+    /// For one statement, enforced by the server.
+    pub statement: Duration,
+    /// For a lock, enforced by the server.
+    pub lock: Duration,
+    /// For a whole transaction, enforced here.
+    pub transaction: Duration,
+    /// To wait for a pooled connection.
+    pub acquire: Duration,
+    /// Connections for reads and upkeep.
+    pub pool_size: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            statement: Duration::from_secs(2),
+            lock: Duration::from_secs(1),
+            transaction: Duration::from_secs(3),
+            acquire: Duration::from_millis(500),
+            pool_size: 8,
+        }
+    }
+}
+
+/// Opens connections to one database.
+#[derive(Clone)]
+pub(super) struct Connector {
+    url: String,
+    pub(super) limits: Limits,
+}
+
+impl Connector {
+    pub(super) fn new(url: &str, limits: Limits) -> Self {
+        Self { url: url.to_owned(), limits }
+    }
+
+    /// Opens a connection whose session enforces our limits, also when this process has died.
+    pub(super) async fn connect(&self) -> Result<AsyncPgConnection, LedgerError> {
+        tokio::time::timeout(self.limits.connect, establish(self.url.clone(), self.limits))
+            .await
+            .map_err(|_| LedgerError::Unavailable("connecting took too long".into()))?
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))
+    }
+
+    pub(super) fn pool(&self) -> Result<Pool, LedgerError> {
+        let limits = self.limits;
+        let mut config = ManagerConfig::default();
+        // The default tests each connection with a statement of its own, which halves the throughput; `Fast` drops those
+        // whose driver has noticed the end.
+        config.recycling_method = RecyclingMethod::Fast;
+        config.custom_setup = Box::new(move |url| establish(url.to_owned(), limits).boxed());
+        let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config(&self.url, config);
+        Pool::builder(manager)
+            .max_size(limits.pool_size)
+            .wait_timeout(Some(limits.acquire))
+            .create_timeout(Some(limits.connect))
+            .runtime(::deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))
+    }
+}
+
+async fn establish(url: String, limits: Limits) -> Result<AsyncPgConnection, ConnectionError> {
+    let mut connection = AsyncPgConnection::establish(&url).await?;
+    // Plans: the hot statements join arrays with indexed tables. A plan made while a table was empty would scan it for as
+    // long as the connection lives, so scans are priced out, and one generic plan is kept instead of planning each call.
+    let session = format!(
+        "SET application_name = 'tollgate'; SET statement_timeout = {}; SET lock_timeout = {}; \
+         SET idle_in_transaction_session_timeout = 5000; SET enable_seqscan = off; SET jit = off; \
+         SET plan_cache_mode = force_generic_plan",
+        limits.statement.as_millis(),
+        limits.lock.as_millis(),
+    );
+    connection.batch_execute(&session).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(connection)
+}
+
+/// Takes a pooled connection within the limit.
+pub(super) async fn acquire(pool: &Pool) -> Result<deadpool::Object<AsyncPgConnection>, LedgerError> {
+    pool.get().await.map_err(|error| LedgerError::Unavailable(error.to_string()))
+}
+
+#[derive(diesel::QueryableByName)]
+struct Identity {
+    #[diesel(sql_type = Text)]
+    epoch: String,
+    #[diesel(sql_type = diesel::sql_types::Bool)]
+    owns_users: bool,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Timeline {
+    #[diesel(sql_type = Text)]
+    timeline: String,
+}
+
+/// The epoch of the ledger behind this connection, and whether `users` is ours. The epoch carries PostgreSQL's timeline where
+/// it may be read: it changes when a standby takes over, which may have lost what the old primary acknowledged.
+pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
+    let found: Identity = diesel::sql_query("SELECT epoch::text AS epoch, owns_users FROM tollgate_ledger")
+        .get_result(&mut connection)
+        .await
+        .map_err(|error| match classify(&error) {
+            // 42P01: undefined table.
+            LedgerError::Refused { sqlstate, .. } if sqlstate != "-" => LedgerError::Unavailable(
+                "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
+            ),
+            other => other,
+        })?;
+    let timeline: QueryResult<Timeline> =
+        diesel::sql_query("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline")
+            .get_result(&mut connection)
+            .await;
+    let epoch = match timeline {
+        Ok(Timeline { timeline }) => format!("{}-{timeline}", found.epoch),
+        Err(error) => {
+            tracing::debug!(%error, "the timeline may not be read: a failover is not seen in the epoch");
+            found.epoch
+        }
+    };
+    Ok((Epoch::new(&epoch), found.owns_users))
+}
+
+/// What a driver's error means for work that had not been committed yet. By SQLSTATE class and constraint name, never by text.
+pub(super) fn classify(error: &DieselError) -> LedgerError {
+    match error {
+        DieselError::DatabaseError(kind, info) => {
+            let constraint = info.constraint_name().unwrap_or("-").to_owned();
+            match kind {
+                DatabaseErrorKind::UniqueViolation => LedgerError::Refused { sqlstate: "23505".into(), constraint },
+                DatabaseErrorKind::ForeignKeyViolation => LedgerError::Refused { sqlstate: "23503".into(), constraint },
+                DatabaseErrorKind::NotNullViolation => LedgerError::Refused { sqlstate: "23502".into(), constraint },
+                DatabaseErrorKind::CheckViolation => LedgerError::Refused { sqlstate: "23514".into(), constraint },
+                DatabaseErrorKind::ExclusionViolation => LedgerError::Refused { sqlstate: "23P01".into(), constraint },
+                DatabaseErrorKind::SerializationFailure => LedgerError::Contended,
+                DatabaseErrorKind::ReadOnlyTransaction => LedgerError::Unavailable("the database is read-only".into()),
+                DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
+                    LedgerError::Unavailable("the connection is closed".into())
+                }
+                _ => LedgerError::Refused { sqlstate: "unknown".into(), constraint },
+            }
+        }
+        DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => {
+            LedgerError::Unavailable("the connection is broken".into())
+        }
+        other => LedgerError::Refused { sqlstate: "-".into(), constraint: other.to_string() },
+    }
+}

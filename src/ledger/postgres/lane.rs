@@ -1,0 +1,227 @@
+//! A lane: one connection, one batch at a time, and what to do when a batch does not commit.
+//!
+//! - Users locked by another replica leave the batch and are tried alone, waiting, on a connection of their own.
+//! - A refused batch is halved until the culprit is alone; the others lose nothing but time.
+//! - A lost `COMMIT` is in doubt: neither success nor failure is claimed.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use tokio::sync::Semaphore;
+
+use super::{
+    super::{Committed, Entry, Lane, LedgerError, Note, Ticket, Verdict},
+    Shared,
+    apply::{Failure, Locks, Slot, transact, warm},
+    connection::{classify, identity},
+};
+use crate::domain::event::{Outcome, ParkReason};
+
+/// How often a transaction is tried again that the server aborted for no fault of its own (deadlock, serialization).
+const RETRIES: u32 = 3;
+
+/// Transactions of one entry at a time that may wait for locks at once, per lane.
+const ALONE_AT_ONCE: usize = 4;
+
+/// One way into the ledger.
+pub(super) struct PostgresLane {
+    writer: Writer,
+    alone: Arc<Semaphore>,
+}
+
+impl PostgresLane {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { writer: Writer { shared, connection: None }, alone: Arc::new(Semaphore::new(ALONE_AT_ONCE)) }
+    }
+
+    /// Lets an entry wait for its user's lock without holding up the lane. A task of its own: nobody's future to drop.
+    fn commit_alone(&self, ticket: Ticket) {
+        metrics::counter!("tollgate_ledger_alone_total").increment(1);
+        let (shared, alone) = (Arc::clone(&self.writer.shared), Arc::clone(&self.alone));
+        tokio::spawn(async move {
+            let Ok(_permit) = alone.acquire().await else { return };
+            let mut writer = Writer { shared, connection: None };
+            let mut results = writer.run(&[&ticket.entry], Locks::Wait).await;
+            let result = match results.pop() {
+                Some(Ok(Slot::Committed(committed))) => Ok(committed),
+                Some(Ok(Slot::LockedElsewhere)) | None => Err(LedgerError::Contended),
+                Some(Err(error)) => Err(error),
+            };
+            (ticket.reply)(result);
+        });
+    }
+}
+
+#[async_trait]
+impl Lane for PostgresLane {
+    async fn commit(&mut self, batch: Vec<Ticket>) {
+        let (batch, twins) = set_twins_aside(batch);
+        let entries: Vec<&Entry> = batch.iter().map(|ticket| &ticket.entry).collect();
+        metrics::histogram!("tollgate_ledger_batch_size")
+            .record(f64::from(u32::try_from(entries.len()).unwrap_or(u32::MAX)));
+        let results = self.writer.run(&entries, Locks::Try).await;
+        for (ticket, result) in batch.into_iter().zip(results) {
+            match result {
+                Ok(Slot::Committed(committed)) => (ticket.reply)(Ok(committed)),
+                Ok(Slot::LockedElsewhere) => self.commit_alone(ticket),
+                Err(error) => (ticket.reply)(Err(error)),
+            }
+        }
+        if !twins.is_empty() {
+            // Their first is decided now; one level deep for each further copy.
+            self.commit(twins).await;
+        }
+    }
+}
+
+/// Splits off deliveries of an event that is in the batch already: within one statement they could not be told from each other.
+fn set_twins_aside(batch: Vec<Ticket>) -> (Vec<Ticket>, Vec<Ticket>) {
+    let mut seen = HashMap::new();
+    let places: Vec<bool> = batch
+        .iter()
+        .map(|ticket| ticket.entry.event().is_none_or(|event| seen.insert(event.id.clone(), ()).is_none()))
+        .collect();
+    let mut places = places.into_iter();
+    batch.into_iter().partition(|_| places.next().unwrap_or(true))
+}
+
+/// A connection, and the transactions run on it.
+struct Writer {
+    shared: Arc<Shared>,
+    connection: Option<AsyncPgConnection>,
+}
+
+impl Writer {
+    /// One result per entry, in order. Halves what is refused, iteratively: spans still to do are kept on a stack.
+    async fn run(&mut self, entries: &[&Entry], locks: Locks) -> Vec<Result<Slot, LedgerError>> {
+        let mut results: Vec<Option<Result<Slot, LedgerError>>> = entries.iter().map(|_| None).collect();
+        let mut spans = vec![0..entries.len()];
+        while let Some(span) = spans.pop() {
+            let Some(part) = entries.get(span.clone()).filter(|part| !part.is_empty()) else { continue };
+            let mut put = |offset: usize, result| {
+                if let Some(slot) = results.get_mut(span.start + offset) {
+                    *slot = Some(result);
+                }
+            };
+            match self.transact_with_retries(part, locks).await {
+                Ok(slots) => slots.into_iter().enumerate().for_each(|(offset, slot)| put(offset, Ok(slot))),
+                Err(Failure::Culprit(offset, error)) => {
+                    put(offset, Err(error));
+                    spans.push(span.start + offset + 1..span.end);
+                    spans.push(span.start..span.start + offset);
+                }
+                Err(Failure::Aborted(LedgerError::Refused { .. }) | Failure::ForeignSource) if part.len() > 1 => {
+                    let middle = span.start + part.len() / 2;
+                    spans.push(middle..span.end);
+                    spans.push(span.start..middle);
+                }
+                Err(Failure::ForeignSource) => {
+                    let result = match part.first() {
+                        Some(Entry::Change(change)) => self.park_foreign(change, locks).await,
+                        _ => Err(LedgerError::Panicked),
+                    };
+                    put(0, result);
+                }
+                Err(Failure::Aborted(error)) => (0..part.len()).for_each(|offset| put(offset, Err(error.clone()))),
+                Err(Failure::InDoubt) => {
+                    metrics::counter!("tollgate_ledger_in_doubt_total").increment(1);
+                    (0..part.len()).for_each(|offset| put(offset, Err(LedgerError::InDoubt)));
+                }
+            }
+        }
+        results.into_iter().map(|result| result.unwrap_or(Err(LedgerError::InDoubt))).collect()
+    }
+
+    /// Records a change whose grant is another user's as a parked event.
+    async fn park_foreign(
+        &mut self,
+        change: &crate::domain::change::Change,
+        locks: Locks,
+    ) -> Result<Slot, LedgerError> {
+        let Some(event) = change.cause.event() else { return Err(LedgerError::Panicked) };
+        let note = Entry::Note(Note {
+            event: event.clone(),
+            verdict: Verdict::Parked(ParkReason::ForeignSource),
+            user: Some(change.user),
+        });
+        match self.transact_with_retries(&[&note], locks).await {
+            // A retry of an event that is parked already finds it there, and parked it stays.
+            Ok(_) => Ok(Slot::Committed(Committed {
+                outcome: Outcome::Parked(ParkReason::ForeignSource),
+                entitlement: None,
+            })),
+            Err(Failure::InDoubt) => Err(LedgerError::InDoubt),
+            Err(Failure::Aborted(error) | Failure::Culprit(_, error)) => Err(error),
+            Err(Failure::ForeignSource) => Err(LedgerError::Panicked),
+        }
+    }
+
+    /// Runs the transaction, again where the server aborted it for reasons that pass.
+    async fn transact_with_retries(&mut self, entries: &[&Entry], locks: Locks) -> Result<Vec<Slot>, Failure> {
+        let mut attempt = 0;
+        loop {
+            let reused = self.connection.is_some();
+            let failure = match self.transact_once(entries, locks).await {
+                Ok(slots) => return Ok(slots),
+                Err(failure) => failure,
+            };
+            attempt += 1;
+            let again = match &failure {
+                Failure::Aborted(LedgerError::Contended) => attempt <= RETRIES,
+                // A connection that had died unnoticed says nothing about the database: once more, on a fresh one.
+                Failure::Aborted(LedgerError::Unavailable(_)) => reused && attempt == 1,
+                _ => false,
+            };
+            if !again {
+                metrics::counter!("tollgate_ledger_aborted_total").increment(1);
+                tracing::warn!(?failure, entries = entries.len(), "a ledger transaction did not commit");
+                return Err(failure);
+            }
+            let pause = rand::random_range(5..20 * u64::from(attempt));
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Runs the transaction once. Leaves the connection clean, or leaves none.
+    async fn transact_once(&mut self, entries: &[&Entry], locks: Locks) -> Result<Vec<Slot>, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.open().await.map_err(Failure::Aborted)?,
+        };
+        let limit = self.shared.connector.limits.transaction;
+        // Pipelined statements must be sent in one go: no yielding between them for fairness.
+        let work = tokio::task::unconstrained(transact(
+            &connection,
+            entries,
+            locks,
+            &self.shared.catalogue,
+            self.shared.owns_users,
+        ));
+        let Ok(result) = tokio::time::timeout(limit, work).await else {
+            // Where it stood is not known: perhaps at COMMIT. The connection is dropped with it, which aborts what can be.
+            return Err(Failure::InDoubt);
+        };
+        match &result {
+            Ok(_) => self.connection = Some(connection),
+            Err(Failure::InDoubt) => {}
+            Err(_) => {
+                let mut shared_connection = &connection;
+                let rollback = tokio::time::timeout(limit, shared_connection.batch_execute("ROLLBACK")).await;
+                if matches!(rollback, Ok(Ok(()))) {
+                    self.connection = Some(connection);
+                }
+            }
+        }
+        result
+    }
+
+    async fn open(&self) -> Result<AsyncPgConnection, LedgerError> {
+        let connection = self.shared.connector.connect().await?;
+        let (epoch, _) = identity(&connection).await?;
+        self.shared.observe_epoch(epoch);
+        warm(&connection).await.map_err(|error| classify(&error))?;
+        metrics::counter!("tollgate_ledger_connections_total").increment(1);
+        Ok(connection)
+    }
+}

@@ -1,0 +1,156 @@
+//! The ledger on PostgreSQL.
+//!
+//! `connection` opens connections and pools, `batch` turns entries into columns, `statements` holds the hot SQL, `apply` is
+//! the one write transaction, `lane` decides what to do when it fails, `read` and `upkeep` are everything else, `migrate`
+//! makes the schema.
+
+mod apply;
+mod batch;
+mod connection;
+mod lane;
+mod migrate;
+mod read;
+mod schema;
+mod statements;
+mod upkeep;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use self::{connection::Connector, lane::PostgresLane};
+pub use self::{connection::Limits, migrate::MigrationReport};
+use super::{ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord};
+use crate::domain::{
+    entitlement::Entitlement,
+    grant::Grant,
+    id::{EventId, SessionId, UserId},
+    level::Level,
+    plan::Catalogue,
+};
+
+/// The ledger on PostgreSQL: a pool for reads and upkeep, and as many lanes as are asked for.
+pub struct PostgresLedger {
+    shared: Arc<Shared>,
+    pool: connection::Pool,
+}
+
+/// What lanes and reads have in common.
+struct Shared {
+    connector: Connector,
+    catalogue: Catalogue,
+    epoch: RwLock<Epoch>,
+    owns_users: bool,
+}
+
+impl Shared {
+    fn epoch(&self) -> Epoch {
+        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of the epoch a fresh connection shows.
+    fn observe_epoch(&self, seen: Epoch) {
+        let mut epoch = self.epoch.write().unwrap_or_else(PoisonError::into_inner);
+        if *epoch != seen {
+            tracing::warn!(before = %epoch, now = %seen, "the ledger has another epoch: cached values and marks are void");
+            *epoch = seen;
+        }
+    }
+}
+
+impl PostgresLedger {
+    /// Brings the schema up to date. Safe while other replicas do the same.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the database cannot be reached or refuses.
+    pub async fn migrate(url: &str, catalogue: &Catalogue) -> Result<MigrationReport, LedgerError> {
+        migrate::run(url, catalogue).await
+    }
+
+    /// Connects and reads which ledger this is.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the database cannot be reached, or has not been migrated.
+    pub async fn connect(url: &str, limits: Limits, catalogue: Catalogue) -> Result<Self, LedgerError> {
+        let connector = Connector::new(url, limits);
+        let connection = connector.connect().await?;
+        let (epoch, owns_users) = connection::identity(&connection).await?;
+        let pool = connector.pool()?;
+        let shared = Arc::new(Shared { connector, catalogue, epoch: RwLock::new(epoch), owns_users });
+        Ok(Self { shared, pool })
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresLedger {
+    fn epoch(&self) -> Epoch {
+        self.shared.epoch()
+    }
+
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(PostgresLane::new(Arc::clone(&self.shared)))
+    }
+
+    async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
+        read::entitlement(&self.pool, &self.shared.catalogue, user).await
+    }
+
+    async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
+        read::grants(&self.pool, user).await
+    }
+
+    async fn changed_between(
+        &self,
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<ChangedState>, LedgerError> {
+        read::changed_between(&self.pool, since, until, limit).await
+    }
+
+    async fn lapsed(&self, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        read::lapsed(&self.pool, limit).await
+    }
+
+    async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
+        upkeep::parked_due(&self.pool, limit).await
+    }
+
+    async fn wake_parked(&self, event: &EventId) -> Result<(), LedgerError> {
+        upkeep::wake_parked(&self.pool, event).await
+    }
+
+    async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
+        read::levels_in_use(&self.pool).await
+    }
+
+    async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
+        upkeep::record_session(&self.pool, session).await
+    }
+
+    async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError> {
+        upkeep::session(&self.pool, user, id).await
+    }
+
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.pool, user, key_hash, level).await
+    }
+
+    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
+        upkeep::fail_key(&self.pool, user, key_hash, attempt).await
+    }
+
+    async fn beat(&self, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
+        upkeep::beat(&self.pool, instance).await
+    }
+
+    async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {
+        upkeep::forget_instance(&self.pool, instance).await
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
+        read::now(&self.pool).await
+    }
+}

@@ -1,0 +1,129 @@
+//! Reads: from the primary, through the pool, one statement each.
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    ExpressionMethods, QueryDsl, SelectableHelper,
+    sql_types::{Text, Timestamptz},
+};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::{
+    super::{ChangedState, LedgerError},
+    batch::{Loaded, entitlement as read_entitlement, load},
+    connection::{Pool, acquire, classify},
+    schema::entitlement_state,
+    statements::{AccountRow, ReadAccounts},
+};
+use crate::domain::{
+    entitlement::{Entitlement, fold},
+    grant::Grant,
+    id::UserId,
+    level::Level,
+    plan::Catalogue,
+};
+
+async fn account(pool: &Pool, user: UserId) -> Result<Loaded, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let users = [user.uuid()];
+    let rows: Vec<AccountRow> =
+        ReadAccounts { users: &users }.get_results(&mut connection).await.map_err(|error| classify(&error))?;
+    Ok(load(1, rows).pop().unwrap_or_default())
+}
+
+/// The state; where its time is over, or where the grants are older than Tollgate, what the grants give now.
+pub(super) async fn entitlement(pool: &Pool, catalogue: &Catalogue, user: UserId) -> Result<Entitlement, LedgerError> {
+    let Loaded { account, now, .. } = account(pool, user).await?;
+    let state = account.entitlement;
+    if state.version > 0 && !state.is_over(now) {
+        return Ok(state);
+    }
+    let (level, expires_at) = fold(&account.grants, catalogue, now);
+    Ok(Entitlement { level, expires_at, version: state.version })
+}
+
+pub(super) async fn grants(pool: &Pool, user: UserId) -> Result<Vec<Grant>, LedgerError> {
+    account(pool, user).await.map(|loaded| loaded.account.grants)
+}
+
+#[derive(diesel::Queryable, diesel::Selectable)]
+#[diesel(table_name = entitlement_state)]
+struct StateRow {
+    user_id: Uuid,
+    level: String,
+    expires_at: Option<DateTime<Utc>>,
+    version: i64,
+    changed_at: DateTime<Utc>,
+}
+
+pub(super) async fn changed_between(
+    pool: &Pool,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<ChangedState>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let rows: Vec<StateRow> = entitlement_state::table
+        .filter(entitlement_state::changed_at.ge(since))
+        .filter(entitlement_state::changed_at.le(until))
+        .order(entitlement_state::changed_at.desc())
+        .limit(i64::from(limit))
+        .select(StateRow::as_select())
+        .load(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ChangedState {
+            user: row.user_id.into(),
+            entitlement: read_entitlement(&row.level, row.expires_at, row.version),
+            changed_at: row.changed_at,
+        })
+        .collect())
+}
+
+pub(super) async fn lapsed(pool: &Pool, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let rows: Vec<(Uuid, i64)> = entitlement_state::table
+        .filter(entitlement_state::expires_at.le(diesel::dsl::now))
+        .order(entitlement_state::expires_at.asc())
+        .limit(i64::from(limit))
+        .select((entitlement_state::user_id, entitlement_state::version))
+        .load(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    Ok(rows.into_iter().map(|(user, version)| (user.into(), u64::try_from(version).unwrap_or(0))).collect())
+}
+
+#[derive(diesel::QueryableByName)]
+struct LevelRow {
+    #[diesel(sql_type = Text)]
+    level: String,
+}
+
+pub(super) async fn levels_in_use(pool: &Pool) -> Result<Vec<Level>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let rows: Vec<LevelRow> = diesel::sql_query(
+        "SELECT DISTINCT entitlement_level::text AS level FROM user_entitlements \
+         WHERE expires_at > now() AND entitlement_level <> 'FREE'",
+    )
+    .load(&mut connection)
+    .await
+    .map_err(|error| classify(&error))?;
+    Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
+}
+
+#[derive(diesel::QueryableByName)]
+struct Clock {
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
+}
+
+pub(super) async fn now(pool: &Pool) -> Result<DateTime<Utc>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let clock: Clock = diesel::sql_query("SELECT clock_timestamp() AS now")
+        .get_result(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    Ok(clock.now)
+}

@@ -1,0 +1,49 @@
+//! The tables as diesel sees them, in the form `diesel print-schema` gives. A test compares this with a migrated database.
+
+diesel::table! {
+    checkout_keys (user_id, key_hash) {
+        user_id -> Uuid,
+        key_hash -> Bytea,
+        level -> Text,
+        attempt -> Int4,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    checkout_sessions (id) {
+        id -> Text,
+        user_id -> Uuid,
+        level -> Text,
+        interval -> Nullable<Text>,
+        state -> Text,
+        expires_at -> Timestamptz,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    entitlement_state (user_id) {
+        user_id -> Uuid,
+        level -> Text,
+        expires_at -> Nullable<Timestamptz>,
+        version -> Int8,
+        changed_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    instances (id) {
+        id -> Uuid,
+        last_seen -> Timestamptz,
+        started_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    tollgate_ledger (singleton) {
+        singleton -> Bool,
+        epoch -> Uuid,
+        owns_users -> Bool,
+    }
+}

@@ -1,0 +1,222 @@
+//! The hot SQL. Written as typed, cached statements over arrays: diesel prepares its own `INSERT … VALUES (many)`, `UPDATE`
+//! and `ON CONFLICT DO UPDATE` anew on every call, one more round trip each.
+//!
+//! All of them are prepared when a lane connects ([`super::apply::warm`]). That is not only speed: statements of one
+//! transaction are pipelined, and only prepared ones are sent in the order in which they are written.
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    QueryResult,
+    pg::Pg,
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    sql_types::{Array, BigInt, Bool, Bytea, Integer, Nullable, Text, Timestamptz},
+};
+use uuid::Uuid;
+
+macro_rules! statement {
+    ($(#[$doc:meta])* $name:ident -> $out:ty { $($sql:literal $(, $field:ident : [$rust:ty] as $bind:ty)? ;)+ }) => {
+        $(#[$doc])*
+        pub(super) struct $name<'a> { $($(pub(super) $field: &'a [$rust],)?)+ }
+
+        impl<'a> QueryFragment<Pg> for $name<'a> {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+                $(
+                    out.push_sql($sql);
+                    $(out.push_bind_param::<Array<$bind>, [$rust]>(self.$field)?;)?
+                )+
+                Ok(())
+            }
+        }
+
+        impl QueryId for $name<'_> {
+            type QueryId = $name<'static>;
+            const HAS_STATIC_QUERY_ID: bool = true;
+        }
+
+        impl Query for $name<'_> {
+            type SqlType = $out;
+        }
+    };
+}
+
+statement! {
+    /// Takes the users' locks that nobody else holds, in the order given, and remembers for the statements after it, within the
+    /// transaction, which places of the array those were. Place 0 (no user) is always held.
+    TryLocks -> Text {
+        "SELECT set_config('tollgate.held', (SELECT array_agg(h.i)::text FROM (\
+           SELECT 0::bigint AS i UNION ALL \
+           SELECT k.i FROM unnest(", keys: [i64] as BigInt;
+        ") WITH ORDINALITY AS k(key, i) WHERE pg_try_advisory_xact_lock(k.key)) AS h), true)";
+    }
+}
+
+statement! {
+    /// The same, waiting for each lock.
+    WaitLocks -> Text {
+        "SELECT set_config('tollgate.held', (SELECT array_agg(h.i)::text FROM (\
+           SELECT 0::bigint AS i UNION ALL \
+           SELECT k.i FROM unnest(", keys: [i64] as BigInt;
+        ") WITH ORDINALITY AS k(key, i) WHERE pg_advisory_xact_lock(k.key) IS NOT NULL) AS h), true)";
+    }
+}
+
+statement! {
+    /// Writes into the inbox what is not there yet, in id order, for the users whose locks are held. Who gets the row back is the
+    /// first.
+    InsertEvents -> Text {
+        "INSERT INTO stripe_events (id, type, object_id, created, livemode, api_version, object_hash, user_id, outcome, \
+           reason, payload, processed_at) \
+         SELECT e.id, e.type, e.object_id, e.created, e.livemode, e.api_version, e.object_hash, e.user_id, e.outcome, \
+           e.reason, e.payload, now() FROM unnest(", places: [i64] as BigInt;
+        ", ", ids: [&'a str] as Text;
+        ", ", kinds: [&'a str] as Text;
+        ", ", object_ids: [Option<&'a str>] as Nullable<Text>;
+        ", ", created: [Option<DateTime<Utc>>] as Nullable<Timestamptz>;
+        ", ", livemodes: [Option<bool>] as Nullable<Bool>;
+        ", ", api_versions: [Option<&'a str>] as Nullable<Text>;
+        ", ", hashes: [Option<&'a [u8]>] as Nullable<Bytea>;
+        ", ", users: [Option<Uuid>] as Nullable<diesel::sql_types::Uuid>;
+        ", ", outcomes: [&'a str] as Text;
+        ", ", reasons: [Option<&'a str>] as Nullable<Text>;
+        ", ", payloads: [Option<&'a str>] as Nullable<Text>;
+        ") AS e(i, id, type, object_id, created, livemode, api_version, object_hash, user_id, outcome, reason, payload) \
+         JOIN unnest(current_setting('tollgate.held')::bigint[]) AS h(i) USING (i) \
+         ORDER BY e.id ON CONFLICT (id) DO NOTHING RETURNING id";
+    }
+}
+
+statement! {
+    /// Claims waiting events for being applied: whoever gets the row back applies it, once.
+    ClaimEvents -> Text {
+        "UPDATE stripe_events AS e SET outcome = 'applied', reason = NULL, payload = NULL, processed_at = now(), \
+           user_id = r.user_id, object_id = r.object_id, object_hash = r.hash \
+         FROM unnest(", places: [i64] as BigInt;
+        ", ", ids: [&'a str] as Text;
+        ", ", users: [Option<Uuid>] as Nullable<diesel::sql_types::Uuid>;
+        ", ", object_ids: [Option<&'a str>] as Nullable<Text>;
+        ", ", hashes: [Option<&'a [u8]>] as Nullable<Bytea>;
+        ") AS r(i, id, user_id, object_id, hash) JOIN unnest(current_setting('tollgate.held')::bigint[]) AS h(i) USING (i) \
+         WHERE e.id = r.id AND e.outcome IN ('parked', 'ignored') RETURNING e.id";
+    }
+}
+
+statement! {
+    /// How events stand that were in the inbox already.
+    FindEvents -> (Text, Text, Nullable<Bytea>) {
+        "SELECT id, outcome, object_hash FROM stripe_events WHERE id = ANY(", ids: [&'a str] as Text;
+        ")";
+    }
+}
+
+statement! {
+    /// Everything about the users, as of now: one row per grant, or one without. To be run after the locks, in a statement of
+    /// its own: a statement that locks and reads sees what was there before it waited.
+    ReadAccounts -> (
+        BigInt, Timestamptz, Bool, Nullable<Text>, Nullable<Timestamptz>, Nullable<BigInt>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
+    ) {
+        "SELECT u.i, clock_timestamp(), x.id IS NOT NULL, s.level, s.expires_at, s.version, \
+           g.source_kind, g.source_id, g.entitlement_level::text, g.status, g.period_end, g.reported_at, \
+           g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer \
+         FROM unnest(", users: [Uuid] as diesel::sql_types::Uuid;
+        ") WITH ORDINALITY AS u(id, i) \
+         LEFT JOIN users AS x ON x.id = u.id \
+         LEFT JOIN entitlement_state AS s ON s.user_id = u.id \
+         LEFT JOIN user_entitlements AS g ON g.user_id = u.id AND g.source_kind IS NOT NULL AND g.period_end IS NOT NULL \
+           AND g.reported_at IS NOT NULL";
+    }
+}
+
+statement! {
+    /// Writes users, grants, states and expired sessions. What must never happen violates a constraint, so that the pipelined
+    /// `COMMIT` after it becomes a rollback: a grant's business key that belongs to another user gives a status that is none
+    /// ([`FOREIGN_SOURCE`]), a version that does not grow gives one that is not positive.
+    WriteAccounts -> BigInt {
+        "WITH new_users AS (\
+           INSERT INTO users (id) SELECT * FROM unnest(", new_users: [Uuid] as diesel::sql_types::Uuid;
+        ") ON CONFLICT DO NOTHING), \
+         grants AS (\
+           INSERT INTO user_entitlements AS g (user_id, entitlement_level, expires_at, stripe_event_id, source_kind, source_id, \
+             status, period_end, reported_at, checkout_session, payment_intent, customer) \
+           SELECT n.user_id, n.level::user_entitlement_level, CASE WHEN n.status = 'active' THEN n.period_end ELSE now() END, \
+             n.event, n.source_kind, n.source_id, n.status, n.period_end, n.reported_at, n.session, n.payment_intent, n.customer \
+           FROM unnest(", grant_users: [Uuid] as diesel::sql_types::Uuid;
+        ", ", levels: [&'a str] as Text;
+        ", ", events: [Option<&'a str>] as Nullable<Text>;
+        ", ", source_kinds: [&'a str] as Text;
+        ", ", source_ids: [&'a str] as Text;
+        ", ", statuses: [&'a str] as Text;
+        ", ", period_ends: [DateTime<Utc>] as Timestamptz;
+        ", ", reported_ats: [DateTime<Utc>] as Timestamptz;
+        ", ", sessions: [Option<&'a str>] as Nullable<Text>;
+        ", ", payment_intents: [Option<&'a str>] as Nullable<Text>;
+        ", ", customers: [Option<&'a str>] as Nullable<Text>;
+        ") AS n(user_id, level, event, source_kind, source_id, status, period_end, reported_at, session, payment_intent, customer) \
+           ON CONFLICT ON CONSTRAINT user_entitlements_source_key DO UPDATE SET \
+             entitlement_level = excluded.entitlement_level, stripe_event_id = excluded.stripe_event_id, \
+             status = CASE WHEN g.user_id = excluded.user_id THEN excluded.status ELSE 'foreign' END, \
+             period_end = excluded.period_end, reported_at = excluded.reported_at, \
+             checkout_session = excluded.checkout_session, payment_intent = excluded.payment_intent, \
+             customer = excluded.customer, updated_at = now(), \
+             expires_at = CASE WHEN excluded.status = 'active' THEN excluded.period_end ELSE g.created_at END), \
+         states AS (\
+           INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, changed_at) \
+           SELECT n.user_id, n.level, n.expires_at, n.version, clock_timestamp() \
+           FROM unnest(", state_users: [Uuid] as diesel::sql_types::Uuid;
+        ", ", state_levels: [&'a str] as Text;
+        ", ", state_ends: [Option<DateTime<Utc>>] as Nullable<Timestamptz>;
+        ", ", state_versions: [i64] as BigInt;
+        ") AS n(user_id, level, expires_at, version) \
+           ON CONFLICT (user_id) DO UPDATE SET level = excluded.level, expires_at = excluded.expires_at, \
+             version = CASE WHEN s.version < excluded.version THEN excluded.version ELSE 0 END, \
+             changed_at = excluded.changed_at), \
+         expired AS (\
+           UPDATE checkout_sessions SET state = 'expired' WHERE id = ANY(", expired_sessions: [&'a str] as Text;
+        ")) \
+         SELECT 1::bigint";
+    }
+}
+
+statement! {
+    /// Corrects what became of events: the inbox row was written before it was known.
+    CorrectEvents -> Integer {
+        "UPDATE stripe_events AS e SET outcome = n.outcome, reason = n.reason, payload = n.payload \
+         FROM unnest(", ids: [&'a str] as Text;
+        ", ", outcomes: [&'a str] as Text;
+        ", ", reasons: [Option<&'a str>] as Nullable<Text>;
+        ", ", payloads: [Option<&'a str>] as Nullable<Text>;
+        ") AS n(id, outcome, reason, payload) WHERE e.id = n.id RETURNING 1";
+    }
+}
+
+statement! {
+    /// Makes parked events due again: somebody delivered them once more.
+    WakeEvents -> Integer {
+        "UPDATE stripe_events SET processed_at = '-infinity' WHERE outcome = 'parked' AND id = ANY(", ids: [&'a str] as Text;
+        ") RETURNING 1";
+    }
+}
+
+/// The constraint that [`WriteAccounts`] violates when a grant's business key belongs to another user.
+pub(super) const FOREIGN_SOURCE: &str = "user_entitlements_status_check";
+
+/// The row of [`ReadAccounts`].
+pub(super) type AccountRow = (
+    i64,
+    DateTime<Utc>,
+    bool,
+    Option<String>,
+    Option<DateTime<Utc>>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);

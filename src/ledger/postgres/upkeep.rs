@@ -1,0 +1,189 @@
+//! The ledger's smaller books: parked events, checkout sessions, callers' idempotency keys, replicas.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use diesel::{
+    ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
+    sql_types::{Integer, Text},
+};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::{
+    super::{Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
+    connection::{Pool, acquire, classify},
+    schema::{checkout_keys, checkout_sessions, instances},
+    statements::WakeEvents,
+};
+use crate::domain::{
+    id::{EventId, SessionId, UserId},
+    level::Level,
+    plan::Interval,
+};
+
+/// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
+/// value.
+const INSTANCE_KEPT: &str = "1 day";
+
+#[derive(diesel::QueryableByName)]
+struct ParkedRow {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = Text)]
+    payload: String,
+}
+
+/// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users as soon as they are
+/// there, everything else after 30 s, a minute, two, … at most an hour.
+pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let rows: Vec<ParkedRow> = diesel::sql_query(
+        "UPDATE stripe_events AS e SET attempts = e.attempts + 1, processed_at = now() \
+         FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
+                 CASE WHEN p.reason = 'unknown_user' THEN EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id) \
+                   AND p.processed_at < now() - interval '1 second' \
+                 ELSE p.processed_at < now() - least(interval '30 seconds' * power(2, least(p.attempts, 10) - 1), \
+                   interval '1 hour') END \
+               ORDER BY p.processed_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due \
+         WHERE e.id = due.id RETURNING e.id, e.payload",
+    )
+    .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
+    .load(&mut connection)
+    .await
+    .map_err(|error| classify(&error))?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
+        })
+        .collect())
+}
+
+pub(super) async fn wake_parked(pool: &Pool, event: &EventId) -> Result<(), LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let ids = [event.as_str()];
+    let _: Vec<i32> = WakeEvents { ids: &ids }.get_results(&mut connection).await.map_err(|error| classify(&error))?;
+    Ok(())
+}
+
+#[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
+#[diesel(table_name = checkout_sessions)]
+struct SessionRow {
+    id: String,
+    user_id: Uuid,
+    level: String,
+    interval: Option<String>,
+    state: String,
+    expires_at: DateTime<Utc>,
+}
+
+pub(super) async fn record_session(pool: &Pool, session: &SessionRecord) -> Result<(), LedgerError> {
+    let row = SessionRow {
+        id: session.id.as_str().to_owned(),
+        user_id: session.user.uuid(),
+        level: session.level.as_str().to_owned(),
+        interval: session.interval.map(|interval| interval.as_str().to_owned()),
+        state: "open".to_owned(),
+        expires_at: session.expires_at,
+    };
+    let mut connection = acquire(pool).await?;
+    diesel::insert_into(checkout_sessions::table)
+        .values(&row)
+        .on_conflict_do_nothing()
+        .execute(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    Ok(())
+}
+
+pub(super) async fn session(pool: &Pool, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let row: Option<SessionRow> = checkout_sessions::table
+        .find(id.as_str())
+        .filter(checkout_sessions::user_id.eq(user.uuid()))
+        .select(SessionRow::as_select())
+        .first(&mut connection)
+        .await
+        .optional()
+        .map_err(|error| classify(&error))?;
+    Ok(row.and_then(|row| {
+        Some(SessionRecord {
+            id: SessionId::parse(&row.id).ok()?,
+            user: row.user_id.into(),
+            level: Level::parse(&row.level).ok()?,
+            interval: [Interval::Day, Interval::Week, Interval::Month, Interval::Year]
+                .into_iter()
+                .find(|interval| row.interval.as_deref() == Some(interval.as_str())),
+            expired: row.state == "expired",
+            expires_at: row.expires_at,
+        })
+    }))
+}
+
+pub(super) async fn claim_key(
+    pool: &Pool,
+    user: UserId,
+    key_hash: [u8; 32],
+    level: &Level,
+) -> Result<KeyClaim, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    diesel::insert_into(checkout_keys::table)
+        .values((
+            checkout_keys::user_id.eq(user.uuid()),
+            checkout_keys::key_hash.eq(key_hash.as_slice()),
+            checkout_keys::level.eq(level.as_str()),
+        ))
+        .on_conflict_do_nothing()
+        .execute(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    let (level, attempt): (String, i32) = checkout_keys::table
+        .find((user.uuid(), key_hash.as_slice()))
+        .select((checkout_keys::level, checkout_keys::attempt))
+        .first(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    let level = Level::parse(&level)
+        .map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "checkout_keys.level".into() })?;
+    Ok(KeyClaim { level, attempt: u32::try_from(attempt).unwrap_or(1) })
+}
+
+pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX - 1);
+    // Only the attempt that failed moves on: two failures of one attempt are one.
+    diesel::update(
+        checkout_keys::table.find((user.uuid(), key_hash.as_slice())).filter(checkout_keys::attempt.eq(attempt)),
+    )
+    .set(checkout_keys::attempt.eq(attempt + 1))
+    .execute(&mut connection)
+    .await
+    .map_err(|error| classify(&error))?;
+    Ok(())
+}
+
+pub(super) async fn beat(pool: &Pool, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    diesel::sql_query("INSERT INTO instances (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET last_seen = now()")
+        .bind::<diesel::sql_types::Uuid, _>(instance)
+        .execute(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"))
+        .execute(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    let rows: Vec<(Uuid, DateTime<Utc>)> = instances::table
+        .order(instances::id)
+        .select((instances::id, instances::last_seen))
+        .load(&mut connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    Ok(rows.into_iter().map(|(id, last_seen)| Instance { id, last_seen }).collect())
+}
+
+pub(super) async fn forget_instance(pool: &Pool, instance: Uuid) -> Result<(), LedgerError> {
+    let mut connection = acquire(pool).await?;
+    diesel::delete(instances::table.find(instance)).execute(&mut connection).await.map_err(|error| classify(&error))?;
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! What the integration tests stand on: real servers that each test may break as it likes, and waiting without sleeping.
+
+mod ports;
+mod postgres;
+mod programs;
+mod redis;
+pub(crate) mod stripe;
+mod supervised;
+mod wait;
+
+pub(crate) use self::postgres::{PostgresServer, TestDatabase};
+pub(crate) use self::redis::RedisServer;
+pub(crate) use self::wait::{eventually, until_ok};

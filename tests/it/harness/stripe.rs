@@ -1,0 +1,259 @@
+//! A stand-in for Stripe's API, in this process: strict about requests where Stripe is, and able to fail on demand.
+//!
+//! It implements `POST /v1/checkout/sessions` with the idempotency rules of
+//! <https://docs.stripe.com/api/idempotent_requests>; everything else is 404. Requests are checked against the schema
+//! in `tests/fixtures/stripe`, made from Stripe's own types.
+
+mod answers;
+mod form;
+mod idempotency;
+pub(crate) mod schema;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderMap, LOCATION};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use self::answers::Answer;
+use self::idempotency::{Lookup, Stored};
+
+/// One request as the stand-in received it.
+#[derive(Debug, Clone)]
+pub(crate) struct RecordedRequest {
+    pub(crate) path: String,
+    /// Names in lower case.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// The decoded parameters: `line_items[0][quantity]=1` is `{"line_items": [{"quantity": 1}]}`. Null where the
+    /// body is not a form.
+    pub(crate) params: Value,
+    /// The status it was answered with; `None` for a request left hanging.
+    pub(crate) status: Option<u16>,
+}
+
+impl RecordedRequest {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+}
+
+/// A failure to come, used up by one request each.
+enum Fault {
+    Answer(u16, String),
+    Redirect,
+    Hang,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Vec<RecordedRequest>,
+    violations: Vec<String>,
+    faults: VecDeque<Fault>,
+    stored: idempotency::Store,
+    url: String,
+}
+
+/// A running stand-in. Dropping it stops the server.
+pub(crate) struct StandInStripe {
+    url: String,
+    state: Arc<Mutex<State>>,
+    server: ServerHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StandInStripe {
+    /// Starts on a free port of 127.0.0.1, in a thread with a runtime of its own, so that it outlives and outpaces
+    /// whatever the test does to its own runtime.
+    pub(crate) async fn start() -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = web::Data::from(Arc::clone(&state));
+        let (started, start) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let server = HttpServer::new(move || {
+                    App::new()
+                        .app_data(shared.clone())
+                        .default_service(web::to(serve))
+                })
+                .workers(1)
+                .disable_signals()
+                .bind(("127.0.0.1", 0))
+                .expect("a free port");
+                let address = server.addrs()[0];
+                let server = server.run();
+                started.send((address, server.handle())).ok();
+                server.await.expect("the stand-in for Stripe runs");
+            });
+        });
+        let (address, server) = start.await.expect("the stand-in for Stripe starts");
+        let url = format!("http://{address}");
+        state.lock().unwrap().url.clone_from(&url);
+        Self {
+            url,
+            state,
+            server,
+            thread: Some(thread),
+        }
+    }
+
+    /// The API base, without `/v1`.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// All requests so far, in the order in which they came.
+    pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
+        self.state().requests.clone()
+    }
+
+    /// What was wrong with requests that Stripe would not have accepted as they were. A test that expects none
+    /// asserts that this is empty.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    /// Answers the next `times` valid requests with this status and body. A 500 or 402 comes from the running
+    /// endpoint and is stored under the idempotency key like a success; other statuses (409, 429, 502 ...) come from
+    /// before it and are not.
+    pub(crate) fn fail_next(&self, status: u16, body: &str, times: usize) {
+        self.add_faults(times, || Fault::Answer(status, body.to_owned()));
+    }
+
+    /// Never answers the next `times` valid requests, as if they had been lost on their way.
+    pub(crate) fn hang_next(&self, times: usize) {
+        self.add_faults(times, || Fault::Hang);
+    }
+
+    /// Answers the next valid request with a redirect to another path of this server.
+    pub(crate) fn redirect_next(&self) {
+        self.add_faults(1, || Fault::Redirect);
+    }
+
+    fn add_faults(&self, times: usize, fault: impl Fn() -> Fault) {
+        let faults = std::iter::repeat_with(fault).take(times);
+        self.state().faults.extend(faults);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Drop for StandInStripe {
+    fn drop(&mut self) {
+        // The command is sent at once; only its confirmation would have to be awaited, and the thread's end is that.
+        drop(self.server.stop(false));
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+async fn serve(
+    request: HttpRequest,
+    body: web::Bytes,
+    state: web::Data<Mutex<State>>,
+) -> HttpResponse {
+    let answer = state.lock().unwrap().answer(&request, &body);
+    let Some(answer) = answer else {
+        return std::future::pending().await;
+    };
+    let status = StatusCode::from_u16(answer.status).expect("a status that exists");
+    let mut response = HttpResponse::build(status);
+    response.content_type("application/json");
+    response.insert_header(("request-id", "req_standin"));
+    if let Some(location) = &answer.location {
+        response.insert_header((LOCATION, location.as_str()));
+    }
+    if answer.replayed {
+        response.insert_header(("idempotent-replayed", "true"));
+    }
+    response.body(answer.body)
+}
+
+impl State {
+    /// Records the request and decides its answer; `None` means none, ever.
+    fn answer(&mut self, request: &HttpRequest, body: &[u8]) -> Option<Answer> {
+        let decoded = form::decode(body).map(|params| schema::with_types(&params));
+        let answer = self.decide(request, &decoded);
+        self.requests.push(RecordedRequest {
+            path: request.path().to_owned(),
+            headers: plain(request.headers()),
+            params: decoded.unwrap_or(Value::Null),
+            status: answer.as_ref().map(|answer| answer.status),
+        });
+        answer
+    }
+
+    fn decide(&mut self, request: &HttpRequest, decoded: &Result<Value, String>) -> Option<Answer> {
+        let header = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        if (request.method().as_str(), request.path()) != ("POST", "/v1/checkout/sessions") {
+            return Some(self.violation(404, "unrecognized request URL"));
+        }
+        let key = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if !key.is_some_and(|key| key.starts_with("sk_test_") || key.starts_with("rk_test_")) {
+            return Some(self.violation(401, "no test-mode key as bearer token"));
+        }
+        if header("content-type") != Some("application/x-www-form-urlencoded") {
+            return Some(self.violation(400, "the body is not announced as a form"));
+        }
+        let params = match decoded {
+            Ok(params) => params,
+            Err(sentence) => return Some(self.violation(400, sentence)),
+        };
+        let idempotency_key = header("idempotency-key");
+        if idempotency_key.is_some_and(|key| key.is_empty() || key.len() > 255) {
+            return Some(self.violation(400, "an idempotency key has 1 to 255 characters"));
+        }
+        match self.stored.look_up(idempotency_key, params) {
+            Lookup::New => {}
+            Lookup::Replay(answer) => return Some(answer),
+            Lookup::OtherParams => return Some(answers::idempotency_error()),
+        }
+        let violations = schema::violations(params);
+        if let Some(first) = violations.first() {
+            let answer = answers::invalid_request(400, first);
+            self.violations.extend(violations);
+            return Some(answer);
+        }
+        let answer = match self.faults.pop_front() {
+            None => answers::session(params),
+            Some(Fault::Answer(status, body)) => Answer::of(status, body),
+            Some(Fault::Redirect) => answers::redirect(format!("{}/elsewhere", self.url)),
+            Some(Fault::Hang) => return None,
+        };
+        if let (Some(key), 200 | 402 | 500) = (idempotency_key, answer.status) {
+            let stored = Stored {
+                params: params.clone(),
+                answer: answer.clone(),
+            };
+            self.stored.keep(key, stored);
+        }
+        Some(answer)
+    }
+
+    fn violation(&mut self, status: u16, sentence: &str) -> Answer {
+        self.violations.push(sentence.to_owned());
+        answers::invalid_request(status, sentence)
+    }
+}
+
+fn plain(headers: &HeaderMap) -> BTreeMap<String, String> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), value)
+        })
+        .collect()
+}

@@ -1,0 +1,203 @@
+//! The rules themselves. To change the architecture, change a row and say why.
+
+/// A top module of `src/`, with all its files, and the other rooms it may use. Arrows follow the flow of an event;
+/// nothing points back.
+pub(super) struct Room {
+    pub(super) name: &'static str,
+    pub(super) may_use: MayUse,
+    pub(super) why: &'static str,
+}
+
+pub(super) enum MayUse {
+    Everything,
+    Only(&'static [&'static str]),
+}
+
+const fn free(name: &'static str, why: &'static str) -> Room {
+    let may_use = MayUse::Everything;
+    Room { name, may_use, why }
+}
+
+const fn room(name: &'static str, may_use: &'static [&'static str], why: &'static str) -> Room {
+    let may_use = MayUse::Only(may_use);
+    Room { name, may_use, why }
+}
+
+pub(super) const ROOMS: &[Room] = &[
+    free("main", "it starts everything"),
+    free("lib", "it lists the modules"),
+    free("app", "it is the composition root"),
+    free("cli", "each command drives the whole"),
+    room(
+        "http",
+        &[
+            "auth",
+            "intake",
+            "billing",
+            "actor",
+            "reader",
+            "domain",
+            "config",
+            "metrics",
+            "telemetry",
+        ],
+        "it turns bytes into calls and results into statuses; who gets wired to it is app's business",
+    ),
+    room(
+        "billing",
+        &["domain", "ledger", "config"],
+        "it calls Stripe on behalf of others and answers nobody's request itself",
+    ),
+    room(
+        "intake",
+        &["domain"],
+        "what an event means depends on its bytes alone, so that a replay means the same",
+    ),
+    room(
+        "reader",
+        &["domain", "ledger", "cache", "metrics"],
+        "a read never touches an actor",
+    ),
+    room(
+        "actor",
+        &["domain", "ledger", "cache", "metrics"],
+        "it orders commands per user and knows neither Stripe's JSON nor HTTP",
+    ),
+    room(
+        "ledger",
+        &["domain", "metrics"],
+        "the truth depends on nothing that may be absent or stale",
+    ),
+    room(
+        "cache",
+        &["domain", "metrics"],
+        "a hint never asks the truth; whoever uses both decides",
+    ),
+    room(
+        "auth",
+        &["domain", "config"],
+        "whose request it is does not depend on what they own",
+    ),
+    room(
+        "config",
+        &["domain"],
+        "settings are read before anything exists",
+    ),
+    room(
+        "telemetry",
+        &["config"],
+        "it is set up before anything exists",
+    ),
+    room("metrics", &[], "everybody counts, so it may lean on nobody"),
+    room(
+        "domain",
+        &[],
+        "it is pure: it cannot fail for reasons outside its arguments",
+    ),
+];
+
+/// A crate that only some rooms may name.
+pub(super) struct Owned {
+    pub(super) crate_name: &'static str,
+    pub(super) rooms: &'static [&'static str],
+    pub(super) why: &'static str,
+}
+
+const fn owned(
+    crate_name: &'static str,
+    rooms: &'static [&'static str],
+    why: &'static str,
+) -> Owned {
+    Owned {
+        crate_name,
+        rooms,
+        why,
+    }
+}
+
+const SQL: &str = "SQL lives in one room";
+
+pub(super) const OWNED_CRATES: &[Owned] = &[
+    owned(
+        "actix_web",
+        &["http", "app"],
+        "only http knows requests and status codes",
+    ),
+    owned("actix", &["actor", "app"], "only actor knows mailboxes"),
+    owned("diesel", &["ledger"], SQL),
+    owned("diesel_async", &["ledger"], SQL),
+    owned("diesel_migrations", &["ledger"], SQL),
+    owned(
+        "redis",
+        &["cache"],
+        "only cache knows keys and times to live",
+    ),
+    owned(
+        "stripe_gateway",
+        &["billing", "app"],
+        "only billing calls Stripe",
+    ),
+];
+
+/// A sequence of tokens that some rooms, or all, may not hold.
+pub(super) struct Forbidden {
+    /// Empty: every room.
+    pub(super) rooms: &'static [&'static str],
+    pub(super) tokens: &'static [&'static str],
+    pub(super) why: &'static str,
+}
+
+const fn impure(tokens: &'static [&'static str]) -> Forbidden {
+    let why = "domain is pure: no I/O, nothing async";
+    Forbidden {
+        rooms: &["domain"],
+        tokens,
+        why,
+    }
+}
+
+const fn clock(tokens: &'static [&'static str]) -> Forbidden {
+    let why = "domain has no clock: now is an argument, so that a replay gives the same answer";
+    Forbidden {
+        rooms: &["domain"],
+        tokens,
+        why,
+    }
+}
+
+const fn nowhere(tokens: &'static [&'static str], why: &'static str) -> Forbidden {
+    Forbidden {
+        rooms: &[],
+        tokens,
+        why,
+    }
+}
+
+const NO_PANIC: &str = "a panic kills an actor with its mailbox: return the error";
+
+pub(super) const FORBIDDEN: &[Forbidden] = &[
+    impure(&["tokio", "::"]),
+    impure(&["futures", "::"]),
+    impure(&["reqwest", "::"]),
+    impure(&["std", "::", "fs"]),
+    impure(&["std", "::", "net"]),
+    impure(&["std", "::", "env"]),
+    impure(&["std", "::", "thread"]),
+    impure(&["async"]),
+    impure(&["await"]),
+    clock(&["Utc", "::", "now"]),
+    clock(&["Local", "::", "now"]),
+    clock(&["SystemTime", "::", "now"]),
+    clock(&["Instant", "::", "now"]),
+    nowhere(
+        &["do_send", "("],
+        "it ignores a full mailbox and drops the message when the actor is gone: use try_send or send",
+    ),
+    nowhere(&[".", "unwrap", "("], NO_PANIC),
+    nowhere(&[".", "expect", "("], NO_PANIC),
+];
+
+pub(super) const LINES_MAX: usize = 500;
+
+/// Start of an absolute path that means something on one machine only. In two parts, or this file would hold it.
+pub(super) const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ro", "ot/")];
