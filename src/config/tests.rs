@@ -1,5 +1,4 @@
 //! All settings together: defaults, what is refused and how, what is never printed.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{io::Write, time::Duration};
 
