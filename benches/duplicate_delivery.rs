@@ -1,3 +1,7 @@
+<<<<<<< HEAD
 //! Filled in below.
+=======
+//! Not written yet.
+>>>>>>> harness
 
 fn main() {}

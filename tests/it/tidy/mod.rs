@@ -33,11 +33,11 @@ impl fmt::Display for Breach {
 /// All breaches of one file of `src/`; `file` is its path below `src/`.
 fn check_source(file: &str, source: &str) -> Vec<Breach> {
     let mut breaches = check_shape(file, source);
-    if file.ends_with("/tests.rs") {
-        // `#[cfg(test)] mod tests;` stands before it in another file.
+    if is_test_module(file.rsplit('/').next().unwrap_or(file).trim_end_matches(".rs")) {
         return breaches;
     }
     let tokens = tokens_outside_tests(source);
+    breaches.extend(check_test_modules(file, &tokens));
     let room_name = room_of(file);
     match ROOMS.iter().find(|room| room.name == room_name) {
         Some(room) => breaches.extend(check_arrows(room, file, &tokens)),
@@ -73,6 +73,25 @@ fn check_shape(file: &str, source: &str) -> Vec<Breach> {
         });
     }
     breaches
+}
+
+/// Test code in a file of its own is known by its name; that it is compiled for tests only is checked where it is
+/// declared.
+fn is_test_module(name: &str) -> bool {
+    name == "tests" || name.ends_with("_tests")
+}
+
+fn check_test_modules(file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
+    tokens::declared_modules(tokens)
+        .into_iter()
+        .filter(|module| is_test_module(module.text))
+        .map(|module| Breach {
+            file: file.to_owned(),
+            line: module.line,
+            rule: format!("`mod {}` is declared without #[cfg(test)]", module.text),
+            why: "test code is free of these rules, so it must not be part of the service",
+        })
+        .collect()
 }
 
 fn check_arrows(room: &Room, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {

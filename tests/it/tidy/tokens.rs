@@ -51,6 +51,15 @@ pub(crate) fn find<'a>(tokens: &[Token<'a>], wanted: &[&str]) -> Vec<Token<'a>> 
     (0..tokens.len()).filter(|&at| starts_with(&tokens[at..], wanted)).map(|at| tokens[at]).collect()
 }
 
+/// The names of the modules that these tokens declare, in other files or in place.
+pub(crate) fn declared_modules<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
+    tokens
+        .windows(3)
+        .filter(|window| window[0].text == "mod" && matches!(window[2].text, ";" | "{"))
+        .map(|window| window[1])
+        .collect()
+}
+
 /// The names that follow `crate::`, or as many `super::` as the file is deep, also each one of `crate::{a, b::c}`.
 pub(crate) fn crate_paths<'a>(tokens: &[Token<'a>], depth: usize) -> Vec<Token<'a>> {
     let way_up = ["super", "::"].repeat(depth);
