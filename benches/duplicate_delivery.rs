@@ -1,7 +1,3 @@
-<<<<<<< HEAD
-//! Filled in below.
-=======
 //! Not written yet.
->>>>>>> harness
 
 fn main() {}

@@ -38,7 +38,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self { database: TestDatabase::new().await, redis: RedisServer::start().await, stripe: StandInStripe::start().await }
+        Self {
+            database: TestDatabase::new().await,
+            redis: RedisServer::start().await,
+            stripe: StandInStripe::start().await,
+        }
     }
 
     /// The settings of a server in this world.
@@ -86,15 +90,19 @@ impl TestServer {
     /// Starts the binary; gives what it wrote if it does not come up.
     pub(crate) async fn start(settings: &BTreeMap<String, String>) -> Result<Self, String> {
         let process = Supervised::new(&KIND);
-        let mut arguments: Vec<String> = vec!["-i".into(), format!("PATH={}", std::env::var("PATH").unwrap_or_default())];
-        arguments.extend(settings.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}={value}")));
+        let mut arguments: Vec<String> =
+            vec!["-i".into(), format!("PATH={}", std::env::var("PATH").unwrap_or_default())];
+        arguments.extend(
+            settings.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}={value}")),
+        );
         // The working directory is the server's own, so no .env of a developer is read.
         arguments.extend(["sh", "-c", "cd \"$0\" && exec \"$@\""].map(String::from));
         arguments.push(process.directory().to_str().expect("a path in UTF-8").into());
         arguments.extend([env!("CARGO_BIN_EXE_tollgate"), "serve"].map(String::from));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let started =
-            process.start(Path::new("/usr/bin/env"), &arguments, async |_| find_listening(&process.log()).is_some()).await;
+        let started = process
+            .start(Path::new("/usr/bin/env"), &arguments, async |_| find_listening(&process.log()).is_some())
+            .await;
         match started {
             Ok(()) => {
                 let (public, admin) = find_listening(&process.log()).expect("it was there a moment ago");
@@ -248,7 +256,8 @@ fn install_tls() {
 
 /// A session token as Supabase would issue it.
 pub(crate) fn session_token(user: Uuid) -> String {
-    auth::issue(&SecretString::from(JWT_SECRET), None, UserId::from(user), Duration::from_secs(3600), unix_now()).unwrap()
+    auth::issue(&SecretString::from(JWT_SECRET), None, UserId::from(user), Duration::from_secs(3600), unix_now())
+        .unwrap()
 }
 
 /// Seconds since 1970.

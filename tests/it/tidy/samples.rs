@@ -145,10 +145,6 @@ fn a_file_has_a_header_a_limit_and_a_room() {
     assert_eq!(lines_of_breaches("http/mod.rs", &"\n".repeat(LINES_MAX - 1)), [0; 0]);
     assert_eq!(lines_of_breaches("http/mod.rs", &"\n".repeat(LINES_MAX)), [LINES_MAX + 1]);
     assert_eq!(lines_of_breaches("attic/mod.rs", ""), [1]);
-<<<<<<< HEAD
-    assert_eq!(lines_of_breaches("actor/tests.rs", "use crate::http; fn f() { x.unwrap() }"), [0; 0]);
-=======
->>>>>>> harness
 }
 
 #[test]
