@@ -12,5 +12,7 @@
 mod harness;
 
 mod harness_self;
+mod ledger;
+mod migrations;
 mod stripe_gateway;
 mod tidy;

@@ -45,6 +45,11 @@ pub(super) const ROOMS: &[Room] = &[
         &["domain", "ledger", "cache", "metrics"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
+    room(
+        "upkeep",
+        &["actor", "cache", "domain", "intake", "ledger"],
+        "it does beside requests what requests began: it uses the rooms, and none uses it",
+    ),
     room("ledger", &["domain", "metrics"], "the truth depends on nothing that may be absent or stale"),
     room("cache", &["domain", "metrics"], "a hint never asks the truth; whoever uses both decides"),
     room("auth", &["domain", "config"], "whose request it is does not depend on what they own"),
