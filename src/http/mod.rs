@@ -27,13 +27,13 @@ use actix_web::{
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
-use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
 pub use self::{
     error::{ApiError, ErrorBody},
     health::{Dependency, DependencyState, Readiness, ReadyReport},
     openapi::document,
     request_id::RequestId,
 };
+use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
 use crate::{
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},

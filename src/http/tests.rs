@@ -84,12 +84,11 @@ impl Site {
 
     fn start(routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static) -> Self {
         let request_id = RequestId::new();
-        let server =
-            HttpServer::new(move || App::new().wrap(request_id.clone()).configure(routes.clone()))
-                .workers(1)
-                .disable_signals()
-                .bind("127.0.0.1:0")
-                .unwrap();
+        let server = HttpServer::new(move || App::new().wrap(request_id.clone()).configure(routes.clone()))
+            .workers(1)
+            .disable_signals()
+            .bind("127.0.0.1:0")
+            .unwrap();
         let address = server.addrs()[0];
         actix_web::rt::spawn(server.run());
         Self(address)
@@ -137,7 +136,8 @@ impl Answer {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.into()));
+        let headers =
+            lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.into()));
         let answer = Self { status, headers: headers.collect(), body: body.to_owned() };
         assert!(!answer.header("x-request-id").is_empty(), "every answer has an id");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
@@ -185,7 +185,9 @@ async fn every_answer_has_the_callers_id_or_a_new_one() {
 #[actix_web::test]
 async fn unknown_routes_and_methods() {
     let site = Site::public(parts());
-    for path in ["/", "/metrics", "/api/admin/events", "/api/entitlements/", "/api/webhooks/stripe/", "/docs/nothing.js"] {
+    for path in
+        ["/", "/metrics", "/api/admin/events", "/api/entitlements/", "/api/webhooks/stripe/", "/docs/nothing.js"]
+    {
         assert_eq!(site.get(path, &[]).await.refusal(), refusal(404, "NOT_FOUND"), "{path}");
     }
     for (method, path, allow) in [
@@ -298,13 +300,17 @@ async fn checkout_says_who_then_what_then_why_not() {
     let json = ("content-type", "application/json; charset=utf-8");
     let good = r#"{"entitlementLevel":"PRO"}"#;
     let service = bearer(SERVICE_TOKEN);
-    for wrong in [vec![], vec![("authorization", "Bearer x")], vec![("authorization", service.as_str())], vec![auth, auth]] {
+    for wrong in
+        [vec![], vec![("authorization", "Bearer x")], vec![("authorization", service.as_str())], vec![auth, auth]]
+    {
         let answer = site.post(CHECKOUT, &wrong, "not even JSON").await;
         assert_eq!(answer.refusal(), refusal(401, "UNAUTHORIZED"), "{wrong:?}");
         assert_eq!(answer.header("www-authenticate"), "Bearer");
         assert_eq!(answer.json()["error"], "Authentication required");
     }
-    for wrong in [vec![auth], vec![auth, ("content-type", "text/plain")], vec![auth, json, ("content-encoding", "gzip")]] {
+    for wrong in
+        [vec![auth], vec![auth, ("content-type", "text/plain")], vec![auth, json, ("content-encoding", "gzip")]]
+    {
         let answer = site.post(CHECKOUT, &wrong, "not even JSON").await;
         assert_eq!(answer.refusal(), refusal(415, "UNSUPPORTED_MEDIA_TYPE"), "{wrong:?}");
     }
@@ -318,7 +324,11 @@ async fn checkout_says_who_then_what_then_why_not() {
         r#"{"entitlementLevel":"PRO","userId":"7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71"}"#,
         r#"{"entitlementLevel":"PRO","successUrl":"https://evil.test"}"#,
     ] {
-        assert_eq!(site.post(CHECKOUT, &[auth, json], wrong).await.refusal(), refusal(400, "INVALID_REQUEST"), "{wrong}");
+        assert_eq!(
+            site.post(CHECKOUT, &[auth, json], wrong).await.refusal(),
+            refusal(400, "INVALID_REQUEST"),
+            "{wrong}"
+        );
     }
     let key = "k".repeat(256);
     for wrong in [vec![("idempotency-key", key.as_str())], vec![("idempotency-key", "a"), ("idempotency-key", "b")]] {
