@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::id::EventId;
+use super::id::{EventId, UserId};
 
 /// A verified Stripe event, as the inbox records it. Its *meaning* is an [`Effect`](super::change::Effect).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +147,26 @@ impl fmt::Display for IgnoreReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// What is kept of an event that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Id and type only.
+    Ignored(IgnoreReason),
+    /// With its payload, to be tried again.
+    Parked(ParkReason),
+}
+
+/// An event that changes nothing, to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The event.
+    pub event: EventRecord,
+    /// Why it changes nothing.
+    pub verdict: Verdict,
+    /// The user it names, if it does.
+    pub user: Option<UserId>,
 }
 
 /// What became of an event; durable by the time anybody sees it.

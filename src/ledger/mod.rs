@@ -15,10 +15,11 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 pub use self::error::LedgerError;
+pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
     change::Change,
     entitlement::Entitlement,
-    event::{EventRecord, IgnoreReason, Outcome, ParkReason},
+    event::{EventRecord, Outcome},
     grant::Grant,
     id::{EventId, SessionId, UserId},
     level::Level,
@@ -47,26 +48,6 @@ impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// What is kept of an event that changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Id and type only.
-    Ignored(IgnoreReason),
-    /// With its payload, to be tried again.
-    Parked(ParkReason),
-}
-
-/// An event that changes nothing, to be recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// The event.
-    pub event: EventRecord,
-    /// Why it changes nothing.
-    pub verdict: Verdict,
-    /// The user it names, if it does.
-    pub user: Option<UserId>,
 }
 
 /// One thing to be written.
