@@ -1,9 +1,13 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
+pub mod actor;
 pub mod auth;
+pub mod billing;
 pub mod cache;
 pub mod config;
 pub mod domain;
+pub mod http;
 pub mod intake;
 pub mod ledger;
+pub mod reader;
 pub mod telemetry;
