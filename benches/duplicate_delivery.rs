@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-=======
 //! Not written yet.
 
->>>>>>> harness
 fn main() {}

@@ -166,7 +166,6 @@ impl<W: io::Write> io::Write for EscapeJson<W> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
     use std::sync::{Arc, Mutex};
 

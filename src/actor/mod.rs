@@ -1,51 +1,235 @@
-//! ROOM 4: order per user. A stand-in with the room's signatures, so that what calls it compiles.
+//! ROOM 4: order per user. The only room that knows actix.
+//!
+//! [`Entitlements`] is the handle: callers never see messages or mailboxes. Behind it a registry of live actors (one per active
+//! user), routers that start them, and the writer that commits their changes in groups. Actors are an optimisation of order
+//! and latency, not a lock: the ledger's locks and versions make two actors for one user harmless, in one process or in two.
 
-use crate::domain::{
-    change::Change,
-    event::{Note, Outcome},
+mod entitlement;
+mod error;
+mod message;
+mod registry;
+mod router;
+mod unpublished;
+mod writer;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-/// The way to every user's entitlements.
-#[derive(Debug, Clone)]
-pub struct Entitlements;
+use actix::{Addr, Arbiter, MailboxError, Supervisor};
+use futures::StreamExt;
 
-/// Why a change has no outcome.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError {
-    /// Too much is waiting.
-    #[error("too much is waiting")]
-    Busy,
-    /// The ledger cannot be reached.
-    #[error("the ledger cannot be reached")]
-    Unavailable,
-    /// It may have been written.
-    #[error("the outcome is unknown")]
-    InDoubt,
-    /// No answer in time.
-    #[error("no answer in time")]
-    TimedOut,
-    /// A bug.
-    #[error("deciding about the change panicked")]
-    Panicked,
-    /// The ledger refused it.
-    #[error("the ledger refused the change")]
-    Refused,
+pub use self::error::ApplyError;
+use self::{
+    entitlement::Tools,
+    message::{Apply, Republish, Start},
+    registry::{Lease, Lookup, Registry},
+    router::EventRouter,
+    unpublished::Unpublished,
+    writer::LedgerWriter,
+};
+use crate::{
+    cache::RedisCache,
+    domain::{change::Change, event::Outcome, id::UserId},
+    ledger::{Entry, Ledger, Note},
+};
+
+/// How much, how many, how long.
+#[derive(Debug, Clone, Copy)]
+pub struct ActorLimits {
+    /// Threads that actors live on.
+    pub arbiters: usize,
+    /// An actor that nobody asked for this long is let go.
+    pub idle: Duration,
+    /// Actors at once.
+    pub live_max: usize,
+    /// Messages under way for one user.
+    pub per_user_max: u32,
+    /// For a caller, over everything.
+    pub reply_timeout: Duration,
+    /// For the ledger's answer.
+    pub commit_timeout: Duration,
+    /// For Redis, per request.
+    pub cache_budget: Duration,
+    /// Connections that write.
+    pub lanes: usize,
+    /// Entries waiting for one lane.
+    pub queue_max: usize,
+    /// Entries in one transaction.
+    pub batch_max: usize,
+}
+
+/// The handle. Cheap to clone; may be used from any thread.
+#[derive(Clone)]
+pub struct Entitlements {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Arc<Registry>,
+    tools: Arc<Tools>,
+    shards: Vec<RwLock<Shard>>,
+    limits: ActorLimits,
+}
+
+/// A thread with its router.
+struct Shard {
+    arbiter: Arbiter,
+    router: Addr<EventRouter>,
 }
 
 impl Entitlements {
-    /// Applies a change.
-    ///
-    /// # Errors
-    /// Always, in this stand-in.
-    pub async fn apply(&self, _change: Change) -> Result<Outcome, ApplyError> {
-        Err(ApplyError::Unavailable)
+    /// Starts writer, routers and their threads. To be called within an actix `System`.
+    #[must_use]
+    pub fn start(ledger: Arc<dyn Ledger>, cache: RedisCache, limits: ActorLimits) -> Self {
+        let unpublished = Arc::new(Unpublished::default());
+        let writer =
+            LedgerWriter::start(&ledger, limits.lanes, limits.queue_max, limits.batch_max, Arc::clone(&unpublished));
+        let mailbox = usize::try_from(limits.per_user_max).unwrap_or(usize::MAX).saturating_add(1);
+        let tools = Arc::new(Tools {
+            ledger,
+            writer,
+            cache,
+            unpublished,
+            cache_budget: limits.cache_budget,
+            commit_timeout: limits.commit_timeout,
+            mailbox,
+        });
+        let registry = Arc::new(Registry::new(limits.live_max, limits.per_user_max, limits.idle));
+        let shards = (0..limits.arbiters.max(1))
+            .map(|index| {
+                let arbiter = Arbiter::new();
+                let router = start_router(&arbiter, &registry, &tools, index == 0);
+                RwLock::new(Shard { arbiter, router })
+            })
+            .collect();
+        Self { inner: Arc::new(Inner { registry, tools, shards, limits }) }
     }
 
-    /// Records an event that changes nothing.
+    /// Applies a change through its user's actor. When this returns `Ok`, the outcome is durable, and readers have been shown
+    /// the new state, or will be.
     ///
     /// # Errors
-    /// Always, in this stand-in.
-    pub async fn record(&self, _note: Note) -> Result<Outcome, ApplyError> {
-        Err(ApplyError::Unavailable)
+    /// [`ApplyError`]: the change may be sent again, always.
+    pub async fn apply(&self, change: Change) -> Result<Outcome, ApplyError> {
+        let user = change.user;
+        tokio::time::timeout(self.inner.limits.reply_timeout, async {
+            let lease = self.lease(user).await?;
+            match lease.addr.send(Apply(change.clone())).await {
+                Ok(result) => result,
+                // The actor died: of this message, or before it. Once more on a fresh one; the event id makes that safe.
+                Err(MailboxError::Closed) => {
+                    drop(lease);
+                    metrics::counter!("tollgate_actor_resends_total").increment(1);
+                    let lease = self.lease(user).await?;
+                    lease.addr.send(Apply(change)).await.unwrap_or(Err(ApplyError::InDoubt))
+                }
+                Err(MailboxError::Timeout) => Err(ApplyError::TimedOut),
+            }
+        })
+        .await
+        .unwrap_or(Err(ApplyError::TimedOut))
     }
+
+    /// Records an event that changes nothing. No actor: there is nothing to put in order.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the event may be sent again, always.
+    pub async fn record(&self, note: Note) -> Result<Outcome, ApplyError> {
+        self.inner.tools.commit(Entry::Note(note)).await.map(|committed| committed.outcome)
+    }
+
+    /// Tries again to show readers what they have not been shown: users whose cache write has waited for at least `age`, through
+    /// their actors. Gives how many were tried.
+    pub async fn republish_due(&self, age: Duration, limit: usize) -> usize {
+        const AT_ONCE: usize = 32;
+        let due = self.inner.tools.unpublished.due(age, limit);
+        let count = due.len();
+        futures::stream::iter(due)
+            .for_each_concurrent(AT_ONCE, async |user| {
+                // A failure leaves the user in the set: the next round tries again.
+                if let Ok(lease) = self.lease(user).await {
+                    let _tried =
+                        tokio::time::timeout(self.inner.limits.reply_timeout, lease.addr.send(Republish)).await;
+                }
+            })
+            .await;
+        count
+    }
+
+    /// How many users' newest state readers have not been shown.
+    #[must_use]
+    pub fn unpublished(&self) -> usize {
+        self.inner.tools.unpublished.len()
+    }
+
+    /// How long ago the unpublished set began to overflow, if it did: everything changed since must be republished.
+    #[must_use]
+    pub fn take_overflow(&self) -> Option<Duration> {
+        self.inner.tools.unpublished.take_overflow()
+    }
+
+    /// Live actors.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.inner.registry.len()
+    }
+
+    /// Ends routers, actors and lanes. To be called when no request is under way any more.
+    pub fn stop(&self) {
+        for shard in &self.inner.shards {
+            shard.read().unwrap_or_else(PoisonError::into_inner).arbiter.stop();
+        }
+        self.inner.tools.writer.stop();
+    }
+
+    async fn lease(&self, user: UserId) -> Result<Lease, ApplyError> {
+        // Twice: an actor may die between being started and being found.
+        for _ in 0..2 {
+            match self.inner.registry.lease(user) {
+                Lookup::Live(lease) => return Ok(lease),
+                Lookup::Busy => return Err(ApplyError::Busy),
+                Lookup::Absent => {}
+            }
+            let start = self.router(user)?.send(Start(user));
+            match tokio::time::timeout(self.inner.limits.reply_timeout, start).await {
+                Ok(Ok(started)) => started?,
+                Ok(Err(_)) | Err(_) => {
+                    metrics::counter!("tollgate_router_failures_total").increment(1);
+                }
+            }
+        }
+        match self.inner.registry.lease(user) {
+            Lookup::Live(lease) => Ok(lease),
+            Lookup::Busy | Lookup::Absent => Err(ApplyError::Busy),
+        }
+    }
+
+    /// The user's router; a dead one is started afresh, on a fresh thread if its own is gone.
+    fn router(&self, user: UserId) -> Result<Addr<EventRouter>, ApplyError> {
+        let index = self.inner.registry.shard(user, self.inner.shards.len());
+        let shard = self.inner.shards.get(index).ok_or(ApplyError::Unavailable)?;
+        {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            if shard.router.connected() {
+                return Ok(shard.router.clone());
+            }
+        }
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        if !shard.router.connected() {
+            metrics::counter!("tollgate_routers_died_total").increment(1);
+            tracing::error!(shard = index, "a router had died: started afresh");
+            if !shard.arbiter.spawn_fn(|| {}) {
+                shard.arbiter = Arbiter::new();
+            }
+            shard.router = start_router(&shard.arbiter, &self.inner.registry, &self.inner.tools, index == 0);
+        }
+        Ok(shard.router.clone())
+    }
+}
+
+fn start_router(arbiter: &Arbiter, registry: &Arc<Registry>, tools: &Arc<Tools>, lets_go: bool) -> Addr<EventRouter> {
+    let (registry, tools) = (Arc::clone(registry), Arc::clone(tools));
+    Supervisor::start_in_arbiter(&arbiter.handle(), move |_| EventRouter::new(registry, tools, lets_go))
 }

@@ -163,5 +163,4 @@ pub fn issue(
 }
 
 #[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

@@ -290,7 +290,6 @@ fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TimeDelta>,
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
     use super::*;
 

@@ -59,13 +59,19 @@ impl Config {
     /// # Errors
     /// Everything that is wrong.
     pub fn from_env() -> Result<Self, ConfigErrors> {
-        let mut errors = Vec::new();
         // Bytes that are no UTF-8 become U+FFFD, which no setting takes.
-        let mut variables: HashMap<String, String> = std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-            .collect();
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        Self::from_environment_and_files(environment.collect(), Path::new("."))
+    }
+
+    fn from_environment_and_files(
+        mut variables: HashMap<String, String>,
+        directory: &Path,
+    ) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
         for file in [".env.local", ".env"] {
-            if let Err(error) = add_file(&mut variables, Path::new(file)) {
+            if let Err(error) = add_file(&mut variables, &directory.join(file)) {
                 errors.push(error);
             }
         }

@@ -133,7 +133,7 @@ settings! {
             "a number from 1 to 256", "4";
         open ACTOR_IDLE = "TOLLGATE_ACTOR_IDLE", Value("60s"), "After how long without work a user's actor ends.",
             "a duration from 1s to 1d", "5m";
-        open ACTORS_MAX = "TOLLGATE_ACTORS_MAX", Value("20000"), "Most users with a live actor; more are answered 503.",
+        open ACTORS_MAX = "TOLLGATE_ACTORS_MAX", Value("250000"), "Most users with a live actor; more are answered 503.",
             "a number from 1 to 10000000", "100000";
         open MAILBOX = "TOLLGATE_MAILBOX", Value("128"), "How many changes of one user may wait.",
             "a number from 64 to 65536", "256";
@@ -213,7 +213,6 @@ fn by_section(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
 

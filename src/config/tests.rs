@@ -1,5 +1,4 @@
 //! All settings together: defaults, what is refused and how, what is never printed.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{io::Write, time::Duration};
 
@@ -241,6 +240,28 @@ fn files_fill_in_what_the_environment_lacks() {
     writeln!(file, "D={CANARY} {CANARY}").unwrap();
     let error = add_file(&mut variables, file.path()).unwrap_err().to_string();
     assert!(error.contains("see the line after C") && !error.contains(CANARY), "{error}");
+}
+
+#[test]
+fn the_environment_wins_over_the_local_file_and_that_over_the_common_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let load = |changes: &[(&str, &str)]| {
+        let mut variables = least();
+        variables.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Config::from_environment_and_files(variables, directory.path())
+    };
+    write(".env", "TOLLGATE_LEDGER_LANES=3\nTOLLGATE_LEDGER_POOL=3\nTOLLGATE_MAILBOX=65\n");
+    write(".env.local", "TOLLGATE_LEDGER_LANES=4\nTOLLGATE_LEDGER_POOL=4\n");
+    let config = load(&[("TOLLGATE_LEDGER_LANES", "5")]).unwrap();
+    assert_eq!((config.ledger.lanes, config.ledger.pool_size, config.actor.mailbox), (5, 4, 65));
+
+    write(".env", "TOLLGATE_MAILBX=65\n");
+    write(".env.local", "TOLLGATE_LEDGER_LANES=many\nno assignment\n");
+    let errors = load(&[]).unwrap_err();
+    let names: Vec<_> = errors.0.iter().map(|error| error.name.as_str()).collect();
+    assert!(names.first().unwrap().ends_with(".env.local"));
+    assert_eq!(names.get(1..), Some(["TOLLGATE_MAILBX", "TOLLGATE_LEDGER_LANES"].as_slice()));
 }
 
 #[test]

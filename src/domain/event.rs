@@ -115,6 +115,8 @@ pub enum IgnoreReason {
     SetupMode,
     /// A thin event: supported in a later version.
     ThinEvent,
+    /// A session that ended unpaid and names no user: nothing was given, so there is nothing to wait for.
+    Unattributed,
 }
 
 impl IgnoreReason {
@@ -127,6 +129,7 @@ impl IgnoreReason {
             Self::ConnectedAccount => "connected_account",
             Self::SetupMode => "setup_mode",
             Self::ThinEvent => "thin_event",
+            Self::Unattributed => "unattributed",
         }
     }
 
@@ -139,6 +142,7 @@ impl IgnoreReason {
             Self::ConnectedAccount => "event of a connected account",
             Self::SetupMode => "setup sessions grant nothing",
             Self::ThinEvent => "thin events are not supported yet",
+            Self::Unattributed => "the expired session names no user",
         }
     }
 }

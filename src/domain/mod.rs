@@ -12,4 +12,4 @@ pub mod level;
 pub mod plan;
 
 #[cfg(test)]
-mod order_tests;
+mod tests;

@@ -1,38 +1,237 @@
-//! From a signed body to what it means. A stand-in with the signatures, so that what calls it compiles.
+//! What an event means for a user. Decided by its bytes, the catalogue and the mode alone: no clock, nothing looked up, so that
+//! the same bytes mean the same whenever they are read.
 
-use super::signature::VerifiedPayload;
-use crate::domain::{change::Change, event::Note, plan::Catalogue};
+use bytes::Bytes;
 
-/// Tells what events mean.
-#[derive(Debug, Clone)]
-pub struct Interpreter;
+use super::{
+    event::{Content, Event, PayloadError, Session, said},
+    signature::VerifiedPayload,
+};
+use crate::domain::{
+    change::{Cause, Change, Effect},
+    event::{EventRecord, IgnoreReason, Note, ParkReason, Verdict},
+    grant::{Grant, GrantStatus, Source, SourceKind},
+    id::{CustomerId, PaymentIntentId, SessionId, SubscriptionId, UserId},
+    level::Level,
+    plan::{Catalogue, Mode, Plan},
+};
 
-/// What an event means.
+/// What is to be done about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// Something happened to a user.
+    /// It changes what a user may do. Its cause is always the event.
     Change(Change),
-    /// Nothing changes; it is recorded.
+    /// It changes nothing and is recorded.
     Note(Note),
 }
 
-/// Why a signed body is no event.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the body is not an event: {0}")]
-pub struct PayloadError(String);
-
-impl Interpreter {
-    /// For a catalogue and an account's mode.
+impl Meaning {
+    /// The event; `None` only for a change that no [`Interpreter`] has made.
     #[must_use]
-    pub fn new(_catalogue: Catalogue, _livemode: bool) -> Self {
-        Self
-    }
-
-    /// Reads an event.
-    ///
-    /// # Errors
-    /// Always, in this stand-in.
-    pub fn read(&self, _payload: &VerifiedPayload) -> Result<Meaning, PayloadError> {
-        Err(PayloadError("stand-in".to_owned()))
+    pub const fn event(&self) -> Option<&EventRecord> {
+        match self {
+            Self::Change(change) => change.cause.event(),
+            Self::Note(note) => Some(&note.event),
+        }
     }
 }
+
+/// Reads events. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Interpreter {
+    catalogue: Catalogue,
+    livemode: bool,
+}
+
+/// The event types that are handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    Completed,
+    PaymentSucceeded,
+    PaymentFailed,
+    Expired,
+}
+
+impl Occasion {
+    fn of(kind: &str) -> Option<Self> {
+        match kind {
+            "checkout.session.completed" => Some(Self::Completed),
+            "checkout.session.async_payment_succeeded" => Some(Self::PaymentSucceeded),
+            "checkout.session.async_payment_failed" => Some(Self::PaymentFailed),
+            "checkout.session.expired" => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+
+const fn ignored(reason: IgnoreReason) -> Verdict {
+    Verdict::Ignored(reason)
+}
+
+const fn parked(reason: ParkReason) -> Verdict {
+    Verdict::Parked(reason)
+}
+
+impl Interpreter {
+    /// `livemode` is that of the Stripe key: events of the other mode are ignored.
+    #[must_use]
+    pub const fn new(catalogue: Catalogue, livemode: bool) -> Self {
+        Self { catalogue, livemode }
+    }
+
+    /// What a delivery means.
+    ///
+    /// # Errors
+    /// [`PayloadError`] if the body is no event.
+    pub fn read(&self, payload: &VerifiedPayload) -> Result<Meaning, PayloadError> {
+        self.interpret(payload.bytes(), Some(payload.signed_at()), Cause::Delivery)
+    }
+
+    /// What a parked event means by now; the body comes from our own ledger.
+    ///
+    /// # Errors
+    /// [`PayloadError`] if the body is no event.
+    pub fn read_again(&self, body: &Bytes) -> Result<Meaning, PayloadError> {
+        self.interpret(body, None, Cause::Retry)
+    }
+
+    fn interpret(
+        &self,
+        body: &Bytes,
+        signed_at: Option<i64>,
+        cause: impl FnOnce(EventRecord) -> Cause,
+    ) -> Result<Meaning, PayloadError> {
+        let event = Event::parse(body, signed_at)?;
+        let (occasion, object) = match self.relevance(&event) {
+            Ok(found) => found,
+            Err(reason) => {
+                return Ok(Meaning::Note(Note { event: event.record, verdict: ignored(reason), user: None }));
+            }
+        };
+        let mut record = event.record;
+        let Some(session) = Session::parse(object) else {
+            let verdict = parked(ParkReason::IncompleteObject);
+            return Ok(Meaning::Note(Note { event: record, verdict, user: None }));
+        };
+        let user = session.user_id().and_then(|id| UserId::parse(id).ok());
+        let id = said(session.id.as_ref()).and_then(|id| SessionId::parse(id).ok());
+        record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
+        Ok(match self.session(occasion, &session, id, &record) {
+            Ok((user, effect)) => Meaning::Change(Change { user, cause: cause(record), effect }),
+            Err(verdict) => Meaning::Note(Note { event: record, verdict, user }),
+        })
+    }
+
+    /// Whether an event can mean anything here, told by its envelope.
+    fn relevance<'a>(&self, event: &Event<'a>) -> Result<(Occasion, &'a str), IgnoreReason> {
+        let Content::Snapshot(object) = event.content else { return Err(IgnoreReason::ThinEvent) };
+        if event.is_connected {
+            return Err(IgnoreReason::ConnectedAccount);
+        }
+        if event.record.livemode != self.livemode {
+            return Err(IgnoreReason::LivemodeMismatch);
+        }
+        Occasion::of(&event.record.kind).map(|occasion| (occasion, object)).ok_or(IgnoreReason::UnhandledType)
+    }
+
+    /// Whose session it is and what happened to it.
+    fn session(
+        &self,
+        occasion: Occasion,
+        session: &Session<'_>,
+        id: Option<SessionId>,
+        record: &EventRecord,
+    ) -> Result<(UserId, Effect), Verdict> {
+        let mode = said(session.mode.as_ref());
+        if mode == Some("setup") {
+            return Err(ignored(IgnoreReason::SetupMode));
+        }
+        if occasion == Occasion::Expired {
+            return expired(session, id);
+        }
+        let (user, plan) = self.buyer_and_plan(session)?;
+        let mode = match mode {
+            Some("payment") => Mode::Payment,
+            Some("subscription") => Mode::Subscription,
+            _ => return Err(parked(ParkReason::UnknownStatus)),
+        };
+        let status = status(occasion, said(session.payment_status.as_ref()))?;
+        let incomplete = parked(ParkReason::IncompleteObject);
+        let id = id.ok_or(incomplete)?;
+        let payment_intent = match &session.payment_intent {
+            None => None,
+            // Refunds and disputes will be about this id: better wait than lose it.
+            Some(reference) => Some(reference.id().and_then(|id| PaymentIntentId::parse(&id).ok()).ok_or(incomplete)?),
+        };
+        Ok((
+            user,
+            Effect::Purchase(Grant {
+                source: source(mode, status, session, &id)?,
+                level: plan.level.clone(),
+                status,
+                period_end: plan.period_end(mode, record.created),
+                reported_at: record.created,
+                event: Some(record.id.clone()),
+                session: Some(id),
+                payment_intent,
+                // Only for people to look at; old accounts have customers with ids of their own making.
+                customer: session.customer.as_ref().and_then(|reference| CustomerId::parse(&reference.id()?).ok()),
+            }),
+        ))
+    }
+
+    /// Who bought what: by metadata, which only a holder of the secret key can write. A `client_reference_id` proves nothing
+    /// (a payment link lets anybody choose it), but it must not contradict.
+    fn buyer_and_plan(&self, session: &Session<'_>) -> Result<(UserId, &Plan), Verdict> {
+        let (Some(user), Some(level)) = (session.user_id(), session.entitlement_level()) else {
+            return Err(parked(ParkReason::MissingMetadata));
+        };
+        let user = UserId::parse(user).map_err(|_| parked(ParkReason::InvalidUser))?;
+        if said(session.client_reference_id.as_ref()).is_some_and(|other| UserId::parse(other) != Ok(user)) {
+            return Err(parked(ParkReason::UserMismatch));
+        }
+        let plan = Level::parse(level).ok().and_then(|level| self.catalogue.plan(&level));
+        Ok((user, plan.ok_or(parked(ParkReason::UnknownLevel))?))
+    }
+}
+
+/// A session that ended unpaid gives and takes nothing: where it names no user or has no id, there is nobody to tell and nothing
+/// to wait for, so it is ignored, never parked.
+fn expired(session: &Session<'_>, id: Option<SessionId>) -> Result<(UserId, Effect), Verdict> {
+    let user = session.user_id().and_then(|user| UserId::parse(user).ok());
+    user.zip(id).map(|(user, id)| (user, Effect::SessionExpired(id))).ok_or(ignored(IgnoreReason::Unattributed))
+}
+
+/// What is known of the purchase. `paid` and `no_payment_required` (a free trial, a full discount) are both paid.
+///
+/// A success that still says `unpaid` contradicts itself and waits. A failure is told by its type alone: whatever the status
+/// says, no money came.
+fn status(occasion: Occasion, payment_status: Option<&str>) -> Result<GrantStatus, Verdict> {
+    match (occasion, payment_status) {
+        (Occasion::PaymentFailed, _) => Ok(GrantStatus::Revoked),
+        (_, Some("paid" | "no_payment_required")) => Ok(GrantStatus::Active),
+        (Occasion::Completed, Some("unpaid")) => Ok(GrantStatus::Pending),
+        _ => Err(parked(ParkReason::UnknownStatus)),
+    }
+}
+
+/// The business key. A subscription's is its own id, which all its later events share.
+///
+/// Since API version 2025-03-31 the subscription of a delayed payment may be made only once the payment came: until then, and
+/// for ever if it fails, there is no other key than the session's. What is kept under it is never live. A paid subscription session
+/// without its subscription waits.
+fn source(mode: Mode, status: GrantStatus, session: &Session<'_>, id: &SessionId) -> Result<Source, Verdict> {
+    let of_session = || Source { kind: SourceKind::Checkout, id: id.as_str().into() };
+    match (mode, &session.subscription) {
+        (Mode::Payment, _) => Ok(of_session()),
+        (Mode::Subscription, None) if status != GrantStatus::Active => Ok(of_session()),
+        (Mode::Subscription, reference) => reference
+            .as_ref()
+            .and_then(|reference| SubscriptionId::parse(&reference.id()?).ok())
+            .map(|subscription| Source { kind: SourceKind::Subscription, id: subscription.as_str().into() })
+            .ok_or(parked(ParkReason::IncompleteObject)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
-//! Untrusted bytes in, commands out: the only room that knows what Stripe sends.
+//! ROOM 2: untrusted bytes in, meaning out: the only room that knows what Stripe sends.
+//!
+//! `signature` proves that the bytes are Stripe's, `event` knows Stripe's JSON, `interpret` says what an event means.
 
-mod interpret;
+pub mod event;
+pub mod interpret;
 pub mod signature;
 
-pub use interpret::{Interpreter, Meaning, PayloadError};
+pub use event::PayloadError;
+pub use interpret::{Interpreter, Meaning};

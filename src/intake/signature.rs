@@ -247,5 +247,4 @@ fn tag(hex: &[u8]) -> Option<[u8; 32]> {
 }
 
 #[cfg(test)]
-#[path = "signature_tests.rs"]
 mod tests;

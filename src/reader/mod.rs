@@ -1,22 +1,35 @@
-//! What may a user do now? A stand-in with the room's signatures, so that what calls it compiles.
+//! "What may this user do?" Never touches an actor: the cache, or else the ledger's primary.
+//!
+//! At most one question per user is on its way to the ledger, however many ask. What was read from the ledger is written to the
+//! cache through the version script, without delaying the answer.
 
-use crate::domain::{entitlement::Entitlement, id::UserId};
+use std::{sync::Arc, time::Duration};
 
-/// Reads entitlements.
-#[derive(Debug, Clone)]
-pub struct EntitlementReader;
+use chrono::Utc;
+use dashmap::{DashMap, Entry};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::sync::Semaphore;
 
-/// Where an answer comes from.
+use crate::{
+    cache::{Budget, Publication, RedisCache},
+    domain::{entitlement::Entitlement, id::UserId},
+    ledger::{Ledger, LedgerError},
+};
+
+/// Where an answer is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadSource {
     /// Redis.
     Cache,
-    /// The ledger.
+    /// The ledger's primary.
     Database,
 }
 
 impl ReadSource {
-    /// The word in answers.
+    /// As the contract writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,27 +44,118 @@ impl ReadSource {
 pub struct Reading {
     /// What the user may do.
     pub entitlement: Entitlement,
-    /// Where it was found.
+    /// Where it is from.
     pub source: ReadSource,
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why there is no answer. Never a guess instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Neither cache nor ledger could be reached.
+    /// Neither cache nor ledger can be reached.
     #[error("neither cache nor ledger can be reached")]
     Unavailable,
-    /// The ledger has not reached the version asked for.
-    #[error("the ledger has not reached that version")]
+    /// The ledger has not reached the version that was asked for.
+    #[error("the version asked for is not there yet")]
     Older,
 }
 
+type Flight = Shared<BoxFuture<'static, Result<Entitlement, LedgerError>>>;
+
+/// See the [module](self). Cheap to clone.
+#[derive(Clone)]
+pub struct EntitlementReader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cache: RedisCache,
+    ledger: Arc<dyn Ledger>,
+    cache_budget: Duration,
+    flights: DashMap<UserId, Flight>,
+    /// Bounds what a cold cache can ask of the ledger at once.
+    ledger_reads: Semaphore,
+}
+
 impl EntitlementReader {
-    /// Reads a user's state, at least as new as `min_version`.
+    /// Takes what it reads from; `ledger_reads` questions may be on their way to the ledger at once.
+    #[must_use]
+    pub fn new(cache: RedisCache, ledger: Arc<dyn Ledger>, cache_budget: Duration, ledger_reads: usize) -> Self {
+        let ledger_reads = Semaphore::new(ledger_reads.max(1));
+        Self { inner: Arc::new(Inner { cache, ledger, cache_budget, flights: DashMap::new(), ledger_reads }) }
+    }
+
+    /// Reads a user's state, never one that is over, never one older than `min_version`.
     ///
     /// # Errors
-    /// Always, in this stand-in.
-    pub async fn read(&self, _user: UserId, _min_version: Option<u64>) -> Result<Reading, ReadError> {
-        Err(ReadError::Unavailable)
+    /// [`ReadError`]: ask again later.
+    pub async fn read(&self, user: UserId, min_version: Option<u64>) -> Result<Reading, ReadError> {
+        let wanted = min_version.unwrap_or(0);
+        let epoch = self.inner.ledger.epoch();
+        let mut budget = Budget::new(self.inner.cache_budget);
+        let cached = self.inner.cache.get(user, epoch.as_str(), Utc::now(), &mut budget).await;
+        if let Ok(Some(entitlement)) = cached
+            && entitlement.version >= wanted
+        {
+            return Ok(Reading { entitlement, source: ReadSource::Cache });
+        }
+        let entitlement = self.from_ledger(user).await?;
+        if entitlement.version >= wanted {
+            return Ok(Reading { entitlement, source: ReadSource::Database });
+        }
+        // The question we joined may have been asked before the version we want was committed: ask once ourselves.
+        let entitlement = self.from_ledger(user).await?;
+        if entitlement.version >= wanted {
+            Ok(Reading { entitlement, source: ReadSource::Database })
+        } else {
+            Err(ReadError::Older)
+        }
+    }
+
+    async fn from_ledger(&self, user: UserId) -> Result<Entitlement, ReadError> {
+        let flight = match self.inner.flights.entry(user) {
+            Entry::Occupied(flight) => flight.get().clone(),
+            Entry::Vacant(vacant) => vacant.insert(self.take_off(user)).clone(),
+        };
+        flight.await.map_err(|error| {
+            tracing::debug!(%error, "a read found no ledger");
+            ReadError::Unavailable
+        })
+    }
+
+    /// Asks the ledger in a task of its own: a caller that hangs up does not cancel the others' answer.
+    fn take_off(&self, user: UserId) -> Flight {
+        let reader = self.clone();
+        let task = tokio::spawn(async move {
+            let inner = &reader.inner;
+            let answer = match inner.ledger_reads.acquire().await {
+                Ok(_permit) => inner.ledger.entitlement(user).await,
+                Err(_closed) => Err(LedgerError::Unavailable("stopping".into())),
+            };
+            // From here on a new question is a new flight.
+            inner.flights.remove(&user);
+            if let Ok(entitlement) = &answer {
+                let (reader, entitlement) = (reader.clone(), entitlement.clone());
+                tokio::spawn(async move { reader.fill(user, &entitlement).await });
+            }
+            answer
+        });
+        let flights = self.clone();
+        async move {
+            task.await.unwrap_or_else(|_died| {
+                flights.inner.flights.remove(&user);
+                Err(LedgerError::Panicked)
+            })
+        }
+        .boxed()
+        .shared()
+    }
+
+    async fn fill(&self, user: UserId, entitlement: &Entitlement) {
+        let epoch = self.inner.ledger.epoch();
+        let mut budget = Budget::new(self.inner.cache_budget);
+        let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark: None };
+        if let Err(error) = self.inner.cache.publish(publication, Utc::now(), &mut budget).await {
+            tracing::debug!(%error, "what was read was not cached");
+        }
     }
 }

@@ -11,22 +11,13 @@ const A_MOMENT: Duration = Duration::from_millis(300);
 #[tokio::test]
 async fn databases_of_two_tests_do_not_see_each_other() {
     let (one, other) = tokio::join!(TestDatabase::new(), TestDatabase::new());
-    one.execute(
-        "CREATE TABLE things (id int, name text); INSERT INTO things VALUES (1, 'x'), (2, NULL)",
-    )
-    .await;
+    one.execute("CREATE TABLE things (id int, name text); INSERT INTO things VALUES (1, 'x'), (2, NULL)").await;
 
     assert_eq!(
         one.query("SELECT id, name FROM things ORDER BY id").await,
-        [
-            [Some("1".into()), Some("x".into())],
-            [Some("2".into()), None]
-        ]
+        [[Some("1".into()), Some("x".into())], [Some("2".into()), None]]
     );
-    let error = other
-        .try_query("SELECT * FROM things")
-        .await
-        .expect_err("no such table here");
+    let error = other.try_query("SELECT * FROM things").await.expect_err("no such table here");
     assert_eq!(error.code().map(|code| code.code()), Some("42P01"));
     assert_eq!(one.value("SHOW synchronous_commit").await, "on");
 }
@@ -42,10 +33,7 @@ async fn a_dropped_database_goes_away_although_somebody_is_connected() {
 
     drop(database);
 
-    eventually(SOON, "the database is dropped", || async {
-        observer.value(&count).await == "0"
-    })
-    .await;
+    eventually(SOON, "the database is dropped", || async { observer.value(&count).await == "0" }).await;
 }
 
 #[tokio::test]
@@ -53,29 +41,18 @@ async fn postgres_keeps_port_and_data_over_stop_and_kill() {
     let server = PostgresServer::start_own_with(&[("max_connections", "20")]).await;
     let database = TestDatabase::on(&server).await;
     assert_eq!(database.value("SHOW max_connections").await, "20");
-    database
-        .execute("CREATE TABLE things AS SELECT 1 AS id")
-        .await;
+    database.execute("CREATE TABLE things AS SELECT 1 AS id").await;
     let connected = database.connect().await.expect("it is up");
 
     server.stop().await;
-    assert!(
-        database.try_query("SELECT 1").await.is_err(),
-        "nobody listens"
-    );
-    assert!(
-        connected.simple_query("SELECT 1").await.is_err(),
-        "clients were disconnected"
-    );
+    assert!(database.try_query("SELECT 1").await.is_err(), "nobody listens");
+    assert!(connected.simple_query("SELECT 1").await.is_err(), "clients were disconnected");
     server.start().await;
     assert_eq!(database.value("SELECT count(*) FROM things").await, "1");
 
     database.execute("INSERT INTO things VALUES (2)").await;
     server.sigkill().await;
-    assert!(
-        database.try_query("SELECT 1").await.is_err(),
-        "nobody listens"
-    );
+    assert!(database.try_query("SELECT 1").await.is_err(), "nobody listens");
     server.start().await;
     assert_eq!(database.value("SELECT count(*) FROM things").await, "2");
     assert!(server.log().contains("automatic recovery in progress"));
@@ -99,10 +76,7 @@ async fn paused_postgres_answers_neither_old_nor_new_clients_until_it_is_resumed
 
     server.resume().await;
     assert_eq!(database.value("SELECT 1").await, "1");
-    connected
-        .simple_query("SELECT 1")
-        .await
-        .expect("the old connection lives on");
+    connected.simple_query("SELECT 1").await.expect("the old connection lives on");
 }
 
 #[tokio::test]
@@ -111,18 +85,9 @@ async fn redis_restarts_empty_on_the_same_port() {
     let port = server.port();
     server.set("name", "value").await;
     server.command::<()>(&["HSET", "hash", "field", "1"]).await;
-    server
-        .command::<()>(&["SET", "mortal", "x", "EX", "100"])
-        .await;
+    server.command::<()>(&["SET", "mortal", "x", "EX", "100"]).await;
     assert_eq!(server.get("name").await.as_deref(), Some("value"));
-    assert_eq!(
-        server
-            .hgetall("hash")
-            .await
-            .get("field")
-            .map(String::as_str),
-        Some("1")
-    );
+    assert_eq!(server.hgetall("hash").await.get("field").map(String::as_str), Some("1"));
     assert!((90..=100).contains(&server.ttl("mortal").await));
     assert_eq!(server.ttl("name").await, -1);
     assert_eq!(server.keys().await, ["hash", "mortal", "name"]);
@@ -152,8 +117,7 @@ async fn paused_redis_keeps_its_data_and_answers_when_it_is_resumed() {
     server.set("name", "value").await;
 
     server.pause().await;
-    let answer =
-        tokio::time::timeout(A_MOMENT, server.try_command::<String>(&["GET", "name"])).await;
+    let answer = tokio::time::timeout(A_MOMENT, server.try_command::<String>(&["GET", "name"])).await;
     assert!(!matches!(answer, Ok(Ok(_))), "a paused server answered");
 
     server.resume().await;
@@ -171,11 +135,7 @@ async fn two_redis_servers_share_nothing() {
 async fn a_dropped_server_leaves_no_process_and_no_directory_even_when_it_is_paused() {
     let postgres = PostgresServer::start_own().await;
     let redis = RedisServer::start().await;
-    let data: PathBuf = TestDatabase::on(&postgres)
-        .await
-        .value("SHOW data_directory")
-        .await
-        .into();
+    let data: PathBuf = TestDatabase::on(&postgres).await.value("SHOW data_directory").await.into();
     let directory: Vec<String> = redis.command(&["CONFIG", "GET", "dir"]).await;
     let directory = PathBuf::from(&directory[1]);
     assert!(data.exists() && directory.exists());
@@ -191,16 +151,11 @@ async fn a_dropped_server_leaves_no_process_and_no_directory_even_when_it_is_pau
 #[tokio::test]
 async fn a_wait_in_vain_ends_in_time_and_shows_the_last_error() {
     let started = Instant::now();
-    let waiting = tokio::spawn(until_ok(A_MOMENT, "pigs fly", || async {
-        Err::<(), _>("no wings")
-    }));
+    let waiting = tokio::spawn(until_ok(A_MOMENT, "pigs fly", || async { Err::<(), _>("no wings") }));
     let panic = waiting.await.expect_err("it panics").into_panic();
     let message = panic.downcast_ref::<String>().expect("a message");
     assert!(message.contains("harness_self.rs"), "{message}");
-    assert!(
-        message.ends_with("waiting until pigs fly: no wings"),
-        "{message}"
-    );
+    assert!(message.ends_with("waiting until pigs fly: no wings"), "{message}");
 
     let hanging = tokio::spawn(eventually(A_MOMENT, "it ends", std::future::pending));
     assert!(hanging.await.is_err());

@@ -7,8 +7,8 @@ use stripe_checkout::CheckoutSessionMode;
 use stripe_checkout::checkout_session::{
     CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionLineItemsPriceData,
     CreateCheckoutSessionLineItemsPriceDataRecurring,
-    CreateCheckoutSessionLineItemsPriceDataRecurringInterval as StripeInterval,
-    CreateCheckoutSessionPaymentIntentData, CreateCheckoutSessionSubscriptionData, ProductData,
+    CreateCheckoutSessionLineItemsPriceDataRecurringInterval as StripeInterval, CreateCheckoutSessionPaymentIntentData,
+    CreateCheckoutSessionSubscriptionData, ProductData,
 };
 use stripe_types::Currency;
 
@@ -94,18 +94,8 @@ pub(crate) struct SessionAnswer {
 }
 
 impl From<SessionAnswer> for CreatedSession {
-    fn from(
-        SessionAnswer {
-            id,
-            url,
-            expires_at,
-        }: SessionAnswer,
-    ) -> Self {
-        Self {
-            id,
-            url,
-            expires_at,
-        }
+    fn from(SessionAnswer { id, url, expires_at }: SessionAnswer) -> Self {
+        Self { id, url, expires_at }
     }
 }
 
@@ -113,10 +103,8 @@ impl NewCheckoutSession {
     /// Stripe's parameters, or the reason why these cannot be sold.
     pub(crate) fn into_request(self) -> Result<CreateCheckoutSession, GatewayError> {
         let line_item = line_item(self.price, self.mode)?;
-        let metadata = HashMap::from([
-            ("userId".to_owned(), self.user_id.clone()),
-            ("entitlementLevel".to_owned(), self.level),
-        ]);
+        let metadata =
+            HashMap::from([("userId".to_owned(), self.user_id.clone()), ("entitlementLevel".to_owned(), self.level)]);
         let request = CreateCheckoutSession::new()
             .client_reference_id(self.user_id)
             .line_items(vec![line_item])
@@ -129,16 +117,12 @@ impl NewCheckoutSession {
             Mode::Payment => {
                 let mut intent = CreateCheckoutSessionPaymentIntentData::new();
                 intent.metadata = Some(metadata);
-                request
-                    .mode(CheckoutSessionMode::Payment)
-                    .payment_intent_data(intent)
+                request.mode(CheckoutSessionMode::Payment).payment_intent_data(intent)
             }
             Mode::Subscription => {
                 let mut subscription = CreateCheckoutSessionSubscriptionData::new();
                 subscription.metadata = Some(metadata);
-                request
-                    .mode(CheckoutSessionMode::Subscription)
-                    .subscription_data(subscription)
+                request.mode(CheckoutSessionMode::Subscription).subscription_data(subscription)
             }
         })
     }
@@ -149,12 +133,7 @@ fn line_item(price: Price, mode: Mode) -> Result<CreateCheckoutSessionLineItems,
     item.quantity = Some(1);
     match price {
         Price::Id(id) => item.price = Some(id),
-        Price::Inline {
-            amount,
-            currency,
-            product_name,
-            interval,
-        } => {
+        Price::Inline { amount, currency, product_name, interval } => {
             let wrong = |what: &str| Err(GatewayError::Configuration(what.to_owned()));
             if amount < 0 {
                 return wrong("a price must not be negative");
@@ -164,9 +143,7 @@ fn line_item(price: Price, mode: Mode) -> Result<CreateCheckoutSessionLineItems,
             }
             let recurring = match (mode, interval) {
                 (Mode::Subscription, Some(interval)) => {
-                    Some(CreateCheckoutSessionLineItemsPriceDataRecurring::new(
-                        StripeInterval::from(interval),
-                    ))
+                    Some(CreateCheckoutSessionLineItemsPriceDataRecurring::new(StripeInterval::from(interval)))
                 }
                 (Mode::Payment, None) => None,
                 (Mode::Subscription, None) => return wrong("a subscription needs an interval"),
@@ -197,11 +174,7 @@ impl From<Interval> for StripeInterval {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::panic,
-        reason = "a test fails by panicking"
-    )]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
     use stripe::StripeRequest as _;
 
@@ -219,12 +192,7 @@ mod tests {
     }
 
     fn inline(amount: i64, currency: &str, interval: Option<Interval>) -> Price {
-        Price::Inline {
-            amount,
-            currency: currency.into(),
-            product_name: "Pro & more".into(),
-            interval,
-        }
+        Price::Inline { amount, currency: currency.into(), product_name: "Pro & more".into(), interval }
     }
 
     fn body(mode: Mode, price: Price) -> String {

@@ -64,10 +64,7 @@ impl GatewayConfig {
         if live && url.scheme() == "http" && !loopback {
             return wrong("a live Stripe key is not sent over plain http to another host");
         }
-        Ok(ApiBase {
-            prefix: format!("{}/v1", url.as_str().trim_end_matches('/')),
-            loopback,
-        })
+        Ok(ApiBase { prefix: format!("{}/v1", url.as_str().trim_end_matches('/')), loopback })
     }
 }
 
@@ -88,19 +85,12 @@ fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::panic,
-        reason = "a test fails by panicking"
-    )]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
     use super::*;
 
     fn with_base(key: &str, api_base: &str) -> GatewayConfig {
-        GatewayConfig {
-            api_base: api_base.to_owned(),
-            ..GatewayConfig::new(key.into())
-        }
+        GatewayConfig { api_base: api_base.to_owned(), ..GatewayConfig::new(key.into()) }
     }
 
     #[test]
@@ -110,10 +100,7 @@ mod tests {
             ("https://api.stripe.com/", "https://api.stripe.com/v1"),
             ("http://127.0.0.1:9/fake/", "http://127.0.0.1:9/fake/v1"),
         ] {
-            assert_eq!(
-                with_base("sk_test_1", base).checked_base().unwrap().prefix,
-                prefix
-            );
+            assert_eq!(with_base("sk_test_1", base).checked_base().unwrap().prefix, prefix);
         }
     }
 
@@ -128,8 +115,7 @@ mod tests {
             ("sk_test_1", "https://api.stripe.com?x=1"),
             ("sk_live_1", "http://stripe.internal"),
         ] {
-            let Err(GatewayError::Configuration(sentence)) = with_base(key, base).checked_base()
-            else {
+            let Err(GatewayError::Configuration(sentence)) = with_base(key, base).checked_base() else {
                 panic!("{base} with this key should be refused");
             };
             assert!(!sentence.contains("sk_test_1") && !sentence.contains("sk_live_1"));
@@ -139,12 +125,7 @@ mod tests {
     #[test]
     fn a_live_key_may_go_over_plain_http_only_to_this_machine() {
         for base in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
-            assert!(
-                with_base("sk_live_1", base)
-                    .checked_base()
-                    .unwrap()
-                    .loopback
-            );
+            assert!(with_base("sk_live_1", base).checked_base().unwrap().loopback);
         }
     }
 

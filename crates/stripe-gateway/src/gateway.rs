@@ -26,9 +26,7 @@ impl StripeGateway {
     /// # Errors
     /// [`GatewayError::Configuration`] names the setting that cannot work.
     pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
-        Ok(Self {
-            transport: Arc::new(Transport::new(&config)?),
-        })
+        Ok(Self { transport: Arc::new(Transport::new(&config)?) })
     }
 
     /// Opens a page on which `session.user_id` can buy `session.level` (`POST /v1/checkout/sessions`).
@@ -47,16 +45,11 @@ impl StripeGateway {
     ) -> BoxFuture<'a, Result<CreatedSession, GatewayError>> {
         Box::pin(async move {
             let key = IdempotencyKey::new(idempotency_key).map_err(|_| {
-                GatewayError::Configuration(
-                    "an idempotency key must have 1 to 255 characters".to_owned(),
-                )
+                GatewayError::Configuration("an idempotency key must have 1 to 255 characters".to_owned())
             })?;
             let request = session.into_request()?.build();
-            let answer: SessionAnswer = request
-                .customize()
-                .request_strategy(RequestStrategy::Idempotent(key))
-                .send(&*self.transport)
-                .await?;
+            let answer: SessionAnswer =
+                request.customize().request_strategy(RequestStrategy::Idempotent(key)).send(&*self.transport).await?;
             Ok(answer.into())
         })
     }

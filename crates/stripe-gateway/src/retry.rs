@@ -40,11 +40,7 @@ impl Verdict {
             .and_then(|value| value.to_str().ok())
             .and_then(|seconds| seconds.parse().ok())
             .map(Duration::from_secs);
-        Self {
-            retry,
-            temporary,
-            asked_pause,
-        }
+        Self { retry, temporary, asked_pause }
     }
 }
 
@@ -57,9 +53,7 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 /// that replicas which failed together do not come back together.
 pub(crate) fn pause_after(attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(10);
-    let longest = FIRST_PAUSE
-        .saturating_mul(1 << doublings)
-        .min(LONGEST_PAUSE);
+    let longest = FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }
 
@@ -97,10 +91,7 @@ mod tests {
     #[test]
     fn a_replayed_failure_is_not_asked_for_again() {
         assert!(!retry(500, &[("idempotent-replayed", "true")]));
-        let both = [
-            ("idempotent-replayed", "true"),
-            ("stripe-should-retry", "true"),
-        ];
+        let both = [("idempotent-replayed", "true"), ("stripe-should-retry", "true")];
         assert!(!retry(500, &both));
     }
 
@@ -110,10 +101,7 @@ mod tests {
         headers.insert(RETRY_AFTER, "2".parse().unwrap());
         let asked = Verdict::of(429, &headers).asked_pause;
         assert_eq!(asked, Some(Duration::from_secs(2)));
-        headers.insert(
-            RETRY_AFTER,
-            "Wed, 21 Oct 2026 07:28:00 GMT".parse().unwrap(),
-        );
+        headers.insert(RETRY_AFTER, "Wed, 21 Oct 2026 07:28:00 GMT".parse().unwrap());
         assert_eq!(Verdict::of(429, &headers).asked_pause, None);
     }
 

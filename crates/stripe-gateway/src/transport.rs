@@ -50,11 +50,7 @@ struct Failure {
 impl Failure {
     /// Nothing is known of the outcome: under the same key, asking again is safe and may tell.
     fn unanswered(cause: Unavailability) -> Self {
-        let verdict = Verdict {
-            retry: true,
-            temporary: true,
-            asked_pause: None,
-        };
+        let verdict = Verdict { retry: true, temporary: true, asked_pause: None };
         Self { cause, verdict }
     }
 }
@@ -76,9 +72,9 @@ impl Transport {
         if base.loopback {
             client = client.no_proxy();
         }
-        let client = client.build().map_err(|_| {
-            GatewayError::Configuration("the HTTP client for Stripe could not be built".to_owned())
-        })?;
+        let client = client
+            .build()
+            .map_err(|_| GatewayError::Configuration("the HTTP client for Stripe could not be built".to_owned()))?;
         Ok(Self {
             client,
             base,
@@ -91,9 +87,7 @@ impl Transport {
     fn prepare(&self, request: CustomizedStripeRequest) -> Result<Prepared, GatewayError> {
         let (request, overrides) = request.into_pieces();
         let mut headers = HeaderMap::new();
-        let key = overrides
-            .request_strategy
-            .and_then(|strategy| strategy.get_key());
+        let key = overrides.request_strategy.and_then(|strategy| strategy.get_key());
         if let Some(key) = &key {
             let visible = key.as_str().bytes().all(|byte| byte.is_ascii_graphic());
             let value = HeaderValue::from_str(key.as_str()).ok().filter(|_| visible);
@@ -113,9 +107,7 @@ impl Transport {
             let form = HeaderValue::from_static("application/x-www-form-urlencoded");
             headers.insert(CONTENT_TYPE, form);
         }
-        let query = request
-            .query
-            .map_or_else(String::new, |query| format!("?{query}"));
+        let query = request.query.map_or_else(String::new, |query| format!("?{query}"));
         Ok(Prepared {
             // Without a key, a second POST could do the thing twice.
             may_repeat: method != Method::POST || key.is_some(),
@@ -132,24 +124,13 @@ impl Transport {
         let mut server_failed = false;
         let mut attempt = 1;
         loop {
-            let limit = self
-                .attempt_timeout
-                .min(deadline.saturating_duration_since(Instant::now()));
+            let limit = self.attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
             let Failure { cause, verdict } = match self.attempt(&prepared, limit, attempt).await {
                 Ok(answer) => return answer,
                 Err(failure) => failure,
             };
-            server_failed |= matches!(
-                cause,
-                Unavailability::Status {
-                    status: 500..=599,
-                    ..
-                }
-            );
-            let pause = verdict
-                .asked_pause
-                .unwrap_or_default()
-                .max(pause_after(attempt));
+            server_failed |= matches!(cause, Unavailability::Status { status: 500..=599, .. });
+            let pause = verdict.asked_pause.unwrap_or_default().max(pause_after(attempt));
             let in_time = deadline.saturating_duration_since(Instant::now()) > pause;
             if verdict.retry && prepared.may_repeat && attempt < self.attempts && in_time {
                 tokio::time::sleep(pause).await;
@@ -157,14 +138,8 @@ impl Transport {
                 continue;
             }
             return Err(match cause {
-                Unavailability::Status { status, code } if !verdict.temporary => {
-                    GatewayError::Refused { status, code }
-                }
-                cause => GatewayError::Unavailable {
-                    cause,
-                    attempts: attempt,
-                    stored_failure: server_failed,
-                },
+                Unavailability::Status { status, code } if !verdict.temporary => GatewayError::Refused { status, code },
+                cause => GatewayError::Unavailable { cause, attempts: attempt, stored_failure: server_failed },
             });
         }
     }
@@ -184,10 +159,7 @@ impl Transport {
         if let Some(body) = &prepared.body {
             request = request.body(body.clone());
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| unanswered(error, attempt))?;
+        let response = request.send().await.map_err(|error| unanswered(error, attempt))?;
         let status = response.status();
         let headers = response.headers().clone();
         let body = capped_body(response).await;
@@ -208,10 +180,7 @@ impl Transport {
             attempt,
             "Stripe answered a request with a failure"
         );
-        Err(Failure {
-            verdict: Verdict::of(status, &headers),
-            cause: Unavailability::Status { status, code },
-        })
+        Err(Failure { verdict: Verdict::of(status, &headers), cause: Unavailability::Status { status, code } })
     }
 }
 
@@ -235,9 +204,7 @@ fn tls() -> Result<ClientConfig, GatewayError> {
 }
 
 fn headers_of_every_request(key: &SecretString) -> Result<HeaderMap, GatewayError> {
-    let not_a_header = |_| {
-        GatewayError::Configuration("the Stripe secret key cannot be sent in a header".to_owned())
-    };
+    let not_a_header = |_| GatewayError::Configuration("the Stripe secret key cannot be sent in a header".to_owned());
     let bearer = format!("Bearer {}", key.expose_secret());
     let mut authorization = HeaderValue::try_from(bearer).map_err(not_a_header)?;
     // Keeps it out of every Debug output.
@@ -252,9 +219,7 @@ fn headers_of_every_request(key: &SecretString) -> Result<HeaderMap, GatewayErro
 
 /// The body, or `None` where it is larger than the limit.
 async fn capped_body(mut response: Response) -> Result<Option<Bytes>, reqwest::Error> {
-    let announced = response
-        .content_length()
-        .and_then(|length| usize::try_from(length).ok());
+    let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
     if announced.is_some_and(|length| length > BODY_LIMIT) {
         return Ok(None);
     }
@@ -269,11 +234,7 @@ async fn capped_body(mut response: Response) -> Result<Option<Bytes>, reqwest::E
 }
 
 fn unanswered(error: reqwest::Error, attempt: u32) -> Failure {
-    let cause = if error.is_timeout() {
-        Unavailability::Timeout
-    } else {
-        Unavailability::Network
-    };
+    let cause = if error.is_timeout() { Unavailability::Timeout } else { Unavailability::Network };
     // The innermost error is the one that helps (no route, name not found, certificate not trusted).
     let mut innermost: &dyn std::error::Error = &error;
     while let Some(source) = innermost.source() {

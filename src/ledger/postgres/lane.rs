@@ -96,7 +96,7 @@ impl Writer {
     /// One result per entry, in order. Halves what is refused, iteratively: spans still to do are kept on a stack.
     async fn run(&mut self, entries: &[&Entry], locks: Locks) -> Vec<Result<Slot, LedgerError>> {
         let mut results: Vec<Option<Result<Slot, LedgerError>>> = entries.iter().map(|_| None).collect();
-        let mut spans = vec![0..entries.len()];
+        let mut spans = Vec::from([0..entries.len()]);
         while let Some(span) = spans.pop() {
             let Some(part) = entries.get(span.clone()).filter(|part| !part.is_empty()) else { continue };
             let mut put = |offset: usize, result| {

@@ -69,17 +69,10 @@ impl PostgresServer {
         loop {
             let port = free_port();
             let arguments = arguments(server.directory(), port, settings);
-            let cluster = Cluster {
-                server,
-                program: program.clone(),
-                port,
-                arguments,
-            };
+            let cluster = Cluster { server, program: program.clone(), port, arguments };
             match cluster.start().await {
                 Ok(()) => {
-                    return Self {
-                        cluster: Arc::new(cluster),
-                    };
+                    return Self { cluster: Arc::new(cluster) };
                 }
                 Err(StartError::PortInUse) => server = cluster.server,
                 Err(StartError::Failed(log)) => panic!("PostgreSQL does not start:\n{log}"),
@@ -93,10 +86,7 @@ impl PostgresServer {
 
     /// Where clients find a database of this cluster.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://postgres@127.0.0.1:{}/{database}",
-            self.cluster.port
-        )
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.cluster.port)
     }
 
     /// What the server has written since its cluster was made.
@@ -166,11 +156,7 @@ impl Cluster {
     async fn start(&self) -> Result<(), StartError> {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let pid_file = self.server.directory().join("data/postmaster.pid");
-        self.server
-            .start(&self.program, &arguments, async |pid| {
-                says_ready(&pid_file, pid)
-            })
-            .await
+        self.server.start(&self.program, &arguments, async |pid| says_ready(&pid_file, pid)).await
     }
 }
 
@@ -191,12 +177,8 @@ async fn initdb(server: &Supervised) {
 
 fn arguments(directory: &Path, port: u16, settings: &[(&str, &str)]) -> Vec<String> {
     let directory = directory.display();
-    let mut arguments = vec![
-        format!("-D{directory}/data"),
-        format!("-p{port}"),
-        format!("-k{directory}"),
-        String::from("-h127.0.0.1"),
-    ];
+    let mut arguments =
+        vec![format!("-D{directory}/data"), format!("-p{port}"), format!("-k{directory}"), String::from("-h127.0.0.1")];
     for (name, value) in SETTINGS.iter().chain(settings) {
         arguments.push(String::from("-c"));
         arguments.push(format!("{name}={value}"));
@@ -214,17 +196,12 @@ fn says_ready(pid_file: &Path, pid: u32) -> bool {
 
 /// Each backend leads a process group of its own, so the family is known only by its parent's id.
 async fn children(parent: u32) -> Vec<u32> {
-    let output = tokio::task::spawn_blocking(|| {
-        std::process::Command::new("ps")
-            .args(["-A", "-o", "pid=,ppid="])
-            .output()
-    })
-    .await
-    .expect("ps is waited for");
+    let output =
+        tokio::task::spawn_blocking(|| std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output())
+            .await
+            .expect("ps is waited for");
     let listing = match output {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        }
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
         // Slim containers have no ps, but they have /proc.
         _ => processes_of_proc(),
     };
@@ -240,9 +217,7 @@ async fn children(parent: u32) -> Vec<u32> {
 
 /// A line "pid ppid" for every process.
 fn processes_of_proc() -> String {
-    let entries = Path::new("/proc")
-        .read_dir()
-        .expect("ps or /proc is needed");
+    let entries = Path::new("/proc").read_dir().expect("ps or /proc is needed");
     let mut listing = String::new();
     for entry in entries.flatten() {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
@@ -250,10 +225,7 @@ fn processes_of_proc() -> String {
         if let Some((_, after_name)) = stat.rsplit_once(") ")
             && let Some(parent) = after_name.split(' ').nth(1)
         {
-            listing.push_str(&format!(
-                "{} {parent}\n",
-                entry.file_name().to_string_lossy()
-            ));
+            listing.push_str(&format!("{} {parent}\n", entry.file_name().to_string_lossy()));
         }
     }
     listing
@@ -279,19 +251,13 @@ impl TestDatabase {
 
     async fn create(server: PostgresServer, on_shared: bool) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
-        let admin = connect(&server.url("postgres"))
-            .await
-            .expect("the cluster is up");
+        let admin = connect(&server.url("postgres")).await.expect("the cluster is up");
         // template0: a template that somebody is connected to cannot be copied.
         admin
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
             .await
             .expect("a database is created");
-        Self {
-            server,
-            name,
-            on_shared,
-        }
+        Self { server, name, on_shared }
     }
 
     /// What the code under test gets as `DATABASE_URL`.
@@ -330,19 +296,14 @@ impl TestDatabase {
     }
 
     /// As [`Self::query`], for statements of which the failure is the point.
-    pub(crate) async fn try_query(
-        &self,
-        sql: &str,
-    ) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+    pub(crate) async fn try_query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
         let messages = self.connect().await?.simple_query(sql).await?;
         Ok(messages
             .iter()
             .filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some(
-                    (0..row.len())
-                        .map(|column| row.get(column).map(str::to_owned))
-                        .collect(),
-                ),
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+                }
                 _ => None,
             })
             .collect())
@@ -363,19 +324,15 @@ impl Drop for TestDatabase {
 static JANITOR: LazyLock<Sender<(String, String)>> = LazyLock::new(|| {
     let (sender, receiver) = channel::<(String, String)>();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime for the janitor");
         for (admin_url, name) in receiver {
             let dropping = async {
                 let admin = connect(&admin_url).await?;
-                admin
-                    .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-                    .await
+                admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
             };
-            if let Ok(Err(error)) = runtime
-                .block_on(async { tokio::time::timeout(Duration::from_secs(30), dropping).await })
+            if let Ok(Err(error)) =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), dropping).await })
             {
                 eprintln!("test database {name} was not dropped: {error}");
             }

@@ -12,11 +12,7 @@ use super::programs;
 use super::supervised::{Kind, PATIENCE, StartError, Supervised};
 use super::wait::until_ok;
 
-const KIND: Kind = Kind {
-    name: "redis",
-    last_signal: "KILL",
-    never_as_root: false,
-};
+const KIND: Kind = Kind { name: "redis", last_signal: "KILL", never_as_root: false };
 
 /// A redis-server without persistence, on a port of its own, which it keeps for all its life.
 #[derive(Clone)]
@@ -37,16 +33,10 @@ impl RedisServer {
         loop {
             let port = free_port();
             write_config(&server, port);
-            let instance = Instance {
-                server,
-                program: program.clone(),
-                port,
-            };
+            let instance = Instance { server, program: program.clone(), port };
             match instance.start().await {
                 Ok(()) => {
-                    return Self {
-                        instance: Arc::new(instance),
-                    };
+                    return Self { instance: Arc::new(instance) };
                 }
                 Err(StartError::PortInUse) => server = instance.server,
                 Err(StartError::Failed(log)) => panic!("Redis does not start:\n{log}"),
@@ -171,9 +161,7 @@ impl Instance {
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        redis::Client::open(self.url())?
-            .get_multiplexed_async_connection()
-            .await
+        redis::Client::open(self.url())?.get_multiplexed_async_connection().await
     }
 
     async fn start(&self) -> Result<(), StartError> {
@@ -181,9 +169,7 @@ impl Instance {
         let arguments = [config.to_str().expect("a path in UTF-8")];
         self.server
             .start(&self.program, &arguments, async |pid| {
-                self.process_id()
-                    .await
-                    .is_ok_and(|answering| answering == pid)
+                self.process_id().await.is_ok_and(|answering| answering == pid)
             })
             .await
     }
@@ -191,19 +177,13 @@ impl Instance {
     /// Who answers on the port. It may be a server of another test process that was quicker to take it.
     async fn process_id(&self) -> Result<u32, RedisError> {
         let mut connection = self.connect().await?;
-        let info: redis::InfoDict = redis::cmd("INFO")
-            .arg("server")
-            .query_async(&mut connection)
-            .await?;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
         Ok(info.get("process_id").unwrap_or_default())
     }
 }
 
 fn write_config(server: &Supervised, port: u16) {
     let directory = server.directory();
-    let config = format!(
-        "bind 127.0.0.1\nport {port}\nsave \"\"\nappendonly no\ndir {}\n",
-        directory.display()
-    );
+    let config = format!("bind 127.0.0.1\nport {port}\nsave \"\"\nappendonly no\ndir {}\n", directory.display());
     std::fs::write(directory.join("redis.conf"), config).expect("our own directory");
 }

@@ -75,15 +75,12 @@ impl StandInStripe {
         let (started, start) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
-                    App::new()
-                        .app_data(shared.clone())
-                        .default_service(web::to(serve))
-                })
-                .workers(1)
-                .disable_signals()
-                .bind(("127.0.0.1", 0))
-                .expect("a free port");
+                let server =
+                    HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(serve)))
+                        .workers(1)
+                        .disable_signals()
+                        .bind(("127.0.0.1", 0))
+                        .expect("a free port");
                 let address = server.addrs()[0];
                 let server = server.run();
                 started.send((address, server.handle())).ok();
@@ -93,12 +90,7 @@ impl StandInStripe {
         let (address, server) = start.await.expect("the stand-in for Stripe starts");
         let url = format!("http://{address}");
         state.lock().unwrap().url.clone_from(&url);
-        Self {
-            url,
-            state,
-            server,
-            thread: Some(thread),
-        }
+        Self { url, state, server, thread: Some(thread) }
     }
 
     /// The API base, without `/v1`.
@@ -154,11 +146,7 @@ impl Drop for StandInStripe {
     }
 }
 
-async fn serve(
-    request: HttpRequest,
-    body: web::Bytes,
-    state: web::Data<Mutex<State>>,
-) -> HttpResponse {
+async fn serve(request: HttpRequest, body: web::Bytes, state: web::Data<Mutex<State>>) -> HttpResponse {
     let answer = state.lock().unwrap().answer(&request, &body);
     let Some(answer) = answer else {
         return std::future::pending().await;
@@ -191,12 +179,7 @@ impl State {
     }
 
     fn decide(&mut self, request: &HttpRequest, decoded: &Result<Value, String>) -> Option<Answer> {
-        let header = |name: &str| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-        };
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         if (request.method().as_str(), request.path()) != ("POST", "/v1/checkout/sessions") {
             return Some(self.violation(404, "unrecognized request URL"));
         }
@@ -233,10 +216,7 @@ impl State {
             Some(Fault::Hang) => return None,
         };
         if let (Some(key), 200 | 402 | 500) = (idempotency_key, answer.status) {
-            let stored = Stored {
-                params: params.clone(),
-                answer: answer.clone(),
-            };
+            let stored = Stored { params: params.clone(), answer: answer.clone() };
             self.stored.keep(key, stored);
         }
         Some(answer)

@@ -83,11 +83,7 @@ impl Supervised {
         Self {
             // From here on the supervisor is the one that removes it.
             directory: directory.keep(),
-            supervisor: Arc::new(Mutex::new(Supervisor {
-                child,
-                requests: Some(requests),
-                answers,
-            })),
+            supervisor: Arc::new(Mutex::new(Supervisor { child, requests: Some(requests), answers })),
             process: Mutex::new(None),
         }
     }
@@ -109,27 +105,22 @@ impl Supervised {
     }
 
     /// Starts the server and waits until `is_ready` says so of its process id.
-    pub(crate) async fn start<F>(
-        &self,
-        program: &Path,
-        arguments: &[&str],
-        is_ready: F,
-    ) -> Result<(), StartError>
+    pub(crate) async fn start<F>(&self, program: &Path, arguments: &[&str], is_ready: F) -> Result<(), StartError>
     where
         F: AsyncFn(u32) -> bool,
     {
         assert!(!self.is_running(), "the server is running already");
         let log_start = self.log().len();
         let answer = self.request("start", program, arguments).await;
-        let pid = answer
-            .parse()
-            .unwrap_or_else(|_| panic!("no process id: {answer}"));
+        let pid = answer.parse().unwrap_or_else(|_| panic!("no process id: {answer}"));
         *lock(&self.process) = Some(Process { pid, log_start });
 
         let is_ready = &is_ready;
-        eventually(PATIENCE, "the server accepts connections", || async move {
-            !self.is_running() || is_ready(pid).await
-        })
+        eventually(
+            PATIENCE,
+            "the server accepts connections",
+            || async move { !self.is_running() || is_ready(pid).await },
+        )
         .await;
         if self.is_running() {
             return Ok(());
@@ -137,8 +128,7 @@ impl Supervised {
         let log = self.log();
         let written = log.get(log_start..).unwrap_or_default();
         // PostgreSQL, then Redis on Linux and macOS.
-        if written.contains("ddress already in use") || written.contains("Failed listening on port")
-        {
+        if written.contains("ddress already in use") || written.contains("Failed listening on port") {
             Err(StartError::PortInUse)
         } else {
             Err(StartError::Failed(written.to_owned()))
@@ -152,11 +142,7 @@ impl Supervised {
 
     /// The running server's process id.
     pub(crate) fn pid(&self) -> u32 {
-        assert!(
-            self.is_running(),
-            "the server is not running:\n{}",
-            self.log_tail()
-        );
+        assert!(self.is_running(), "the server is not running:\n{}", self.log_tail());
         lock(&self.process).expect("it was started").pid
     }
 
@@ -182,18 +168,13 @@ impl Supervised {
         let first = first.to_str().expect("a path in UTF-8");
         let mut request = String::new();
         for line in [verb, first].iter().chain(arguments) {
-            assert!(
-                !line.is_empty() && !line.contains('\n'),
-                "{line:?} would end the request"
-            );
+            assert!(!line.is_empty() && !line.contains('\n'), "{line:?} would end the request");
             request.push_str(line);
             request.push('\n');
         }
         request.push('\n');
         let supervisor = Arc::clone(&self.supervisor);
-        tokio::task::spawn_blocking(move || lock(&supervisor).ask(&request))
-            .await
-            .expect("the supervisor answers")
+        tokio::task::spawn_blocking(move || lock(&supervisor).ask(&request)).await.expect("the supervisor answers")
     }
 }
 
@@ -206,12 +187,9 @@ struct Supervisor {
 impl Supervisor {
     fn ask(&mut self, request: &str) -> String {
         let pipe = self.requests.as_mut().expect("open until it is dropped");
-        pipe.write_all(request.as_bytes())
-            .expect("the supervisor listens");
+        pipe.write_all(request.as_bytes()).expect("the supervisor listens");
         let mut answer = String::new();
-        self.answers
-            .read_line(&mut answer)
-            .expect("the supervisor answers");
+        self.answers.read_line(&mut answer).expect("the supervisor answers");
         answer.trim_end().to_owned()
     }
 }

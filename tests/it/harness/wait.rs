@@ -12,11 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Polls `condition` until it is true. Panics, with the caller's line, when it is not within the given time.
 #[track_caller]
-pub(crate) fn eventually<F, Fut>(
-    within: Duration,
-    what: &str,
-    mut condition: F,
-) -> impl Future<Output = ()>
+pub(crate) fn eventually<F, Fut>(within: Duration, what: &str, mut condition: F) -> impl Future<Output = ()>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
@@ -29,11 +25,7 @@ where
 
 /// Polls `attempt` until it succeeds and gives what it found. The panic that ends a wait in vain shows the last error.
 #[track_caller]
-pub(crate) fn until_ok<F, Fut, T, E>(
-    within: Duration,
-    what: &str,
-    mut attempt: F,
-) -> impl Future<Output = T>
+pub(crate) fn until_ok<F, Fut, T, E>(within: Duration, what: &str, mut attempt: F) -> impl Future<Output = T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, E>>,

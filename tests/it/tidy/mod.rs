@@ -12,9 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use self::rules::{
-    FORBIDDEN, Forbidden, LINES_MAX, MACHINE_PATHS, MayUse, OWNED_CRATES, ROOMS, Room,
-};
+use self::rules::{FORBIDDEN, Forbidden, LINES_MAX, MACHINE_PATHS, MayUse, OWNED_CRATES, ROOMS, Room};
 use self::tokens::{Token, tokens_outside_tests};
 
 /// One breach of one rule.
@@ -28,22 +26,18 @@ struct Breach {
 
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}\n    because {}",
-            self.file, self.line, self.rule, self.why
-        )
+        write!(f, "{}:{}: {}\n    because {}", self.file, self.line, self.rule, self.why)
     }
 }
 
 /// All breaches of one file of `src/`; `file` is its path below `src/`.
 fn check_source(file: &str, source: &str) -> Vec<Breach> {
     let mut breaches = check_shape(file, source);
-    if file.ends_with("/tests.rs") {
-        // `#[cfg(test)] mod tests;` stands before it in another file.
+    if is_test_module(file.rsplit('/').next().unwrap_or(file).trim_end_matches(".rs")) {
         return breaches;
     }
     let tokens = tokens_outside_tests(source);
+    breaches.extend(check_test_modules(file, &tokens));
     let room_name = room_of(file);
     match ROOMS.iter().find(|room| room.name == room_name) {
         Some(room) => breaches.extend(check_arrows(room, file, &tokens)),
@@ -81,6 +75,25 @@ fn check_shape(file: &str, source: &str) -> Vec<Breach> {
     breaches
 }
 
+/// Test code in a file of its own is known by its name; that it is compiled for tests only is checked where it is
+/// declared.
+fn is_test_module(name: &str) -> bool {
+    name == "tests" || name.ends_with("_tests")
+}
+
+fn check_test_modules(file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
+    tokens::declared_modules(tokens)
+        .into_iter()
+        .filter(|module| is_test_module(module.text))
+        .map(|module| Breach {
+            file: file.to_owned(),
+            line: module.line,
+            rule: format!("`mod {}` is declared without #[cfg(test)]", module.text),
+            why: "test code is free of these rules, so it must not be part of the service",
+        })
+        .collect()
+}
+
 fn check_arrows(room: &Room, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
     let MayUse::Only(allowed) = &room.may_use else {
         return Vec::new();
@@ -93,10 +106,7 @@ fn check_arrows(room: &Room, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
         .map(|used| Breach {
             file: file.to_owned(),
             line: used.line,
-            rule: format!(
-                "{} may not use crate::{}, only {allowed:?}",
-                room.name, used.text
-            ),
+            rule: format!("{} may not use crate::{}, only {allowed:?}", room.name, used.text),
             why: room.why,
         })
         .collect()
@@ -104,18 +114,12 @@ fn check_arrows(room: &Room, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
 
 fn check_crates(room: &str, file: &str, tokens: &[Token<'_>]) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    for owned in OWNED_CRATES
-        .iter()
-        .filter(|owned| !owned.rooms.contains(&room))
-    {
+    for owned in OWNED_CRATES.iter().filter(|owned| !owned.rooms.contains(&room)) {
         for used in tokens::uses_of_crate(tokens, owned.crate_name) {
             breaches.push(Breach {
                 file: file.to_owned(),
                 line: used.line,
-                rule: format!(
-                    "{room} may not name {}, only {:?} may",
-                    owned.crate_name, owned.rooms
-                ),
+                rule: format!("{room} may not name {}, only {:?} may", owned.crate_name, owned.rooms),
                 why: owned.why,
             });
         }
@@ -149,11 +153,7 @@ fn room_of(file: &str) -> &str {
 fn depth_of(file: &str) -> usize {
     match file.strip_suffix(".rs").unwrap_or(file) {
         "lib" | "main" => 0,
-        module => module
-            .strip_suffix("/mod")
-            .unwrap_or(module)
-            .split('/')
-            .count(),
+        module => module.strip_suffix("/mod").unwrap_or(module).split('/').count(),
     }
 }
 
@@ -181,11 +181,7 @@ fn check_machine_paths(file: &str, content: &str) -> Vec<Breach> {
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in directory
-        .read_dir()
-        .expect("a readable directory")
-        .flatten()
-    {
+    for entry in directory.read_dir().expect("a readable directory").flatten() {
         let path = entry.path();
         if path.is_dir() {
             files.extend(rust_files(&path));
@@ -214,11 +210,7 @@ fn the_sources_keep_the_rules() {
     assert!(!files.is_empty(), "no source file was looked at");
     let mut breaches = Vec::new();
     for path in files {
-        let file = path
-            .strip_prefix(&src)
-            .expect("below src")
-            .to_string_lossy()
-            .replace('\\', "/");
+        let file = path.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
         let source = std::fs::read_to_string(&path).expect("a readable source file");
         breaches.extend(check_source(&file, &source));
     }
@@ -238,16 +230,9 @@ fn nothing_tracked_holds_a_path_of_one_machine() {
         .current_dir(root)
         .output()
         .expect("git runs");
-    assert!(
-        listing.status.success(),
-        "{}",
-        String::from_utf8_lossy(&listing.stderr)
-    );
+    assert!(listing.status.success(), "{}", String::from_utf8_lossy(&listing.stderr));
     let names = String::from_utf8(listing.stdout).expect("names in UTF-8");
-    assert!(
-        names.contains("Cargo.toml"),
-        "no tracked file was looked at"
-    );
+    assert!(names.contains("Cargo.toml"), "no tracked file was looked at");
     let mut breaches = Vec::new();
     for name in names.split('\0').filter(|name| !name.is_empty()) {
         // A binary file, or one deleted but not yet committed, holds no text to look at.

@@ -30,17 +30,7 @@ pub(super) const ROOMS: &[Room] = &[
     free("cli", "each command drives the whole"),
     room(
         "http",
-        &[
-            "auth",
-            "intake",
-            "billing",
-            "actor",
-            "reader",
-            "domain",
-            "config",
-            "metrics",
-            "telemetry",
-        ],
+        &["auth", "intake", "billing", "actor", "reader", "domain", "config", "metrics", "telemetry"],
         "it turns bytes into calls and results into statuses; who gets wired to it is app's business",
     ),
     room(
@@ -48,52 +38,25 @@ pub(super) const ROOMS: &[Room] = &[
         &["domain", "ledger", "config"],
         "it calls Stripe on behalf of others and answers nobody's request itself",
     ),
-    room(
-        "intake",
-        &["domain"],
-        "what an event means depends on its bytes alone, so that a replay means the same",
-    ),
-    room(
-        "reader",
-        &["domain", "ledger", "cache", "metrics"],
-        "a read never touches an actor",
-    ),
+    room("intake", &["domain"], "what an event means depends on its bytes alone, so that a replay means the same"),
+    room("reader", &["domain", "ledger", "cache", "metrics"], "a read never touches an actor"),
     room(
         "actor",
         &["domain", "ledger", "cache", "metrics"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
     room(
-        "ledger",
-        &["domain", "metrics"],
-        "the truth depends on nothing that may be absent or stale",
+        "upkeep",
+        &["actor", "cache", "domain", "intake", "ledger"],
+        "it does beside requests what requests began: it uses the rooms, and none uses it",
     ),
-    room(
-        "cache",
-        &["domain", "metrics"],
-        "a hint never asks the truth; whoever uses both decides",
-    ),
-    room(
-        "auth",
-        &["domain", "config"],
-        "whose request it is does not depend on what they own",
-    ),
-    room(
-        "config",
-        &["domain"],
-        "settings are read before anything exists",
-    ),
-    room(
-        "telemetry",
-        &["config"],
-        "it is set up before anything exists",
-    ),
+    room("ledger", &["domain", "metrics"], "the truth depends on nothing that may be absent or stale"),
+    room("cache", &["domain", "metrics"], "a hint never asks the truth; whoever uses both decides"),
+    room("auth", &["domain", "config"], "whose request it is does not depend on what they own"),
+    room("config", &["domain"], "settings are read before anything exists"),
+    room("telemetry", &["config"], "it is set up before anything exists"),
     room("metrics", &[], "everybody counts, so it may lean on nobody"),
-    room(
-        "domain",
-        &[],
-        "it is pure: it cannot fail for reasons outside its arguments",
-    ),
+    room("domain", &[], "it is pure: it cannot fail for reasons outside its arguments"),
 ];
 
 /// A crate that only some rooms may name.
@@ -103,40 +66,20 @@ pub(super) struct Owned {
     pub(super) why: &'static str,
 }
 
-const fn owned(
-    crate_name: &'static str,
-    rooms: &'static [&'static str],
-    why: &'static str,
-) -> Owned {
-    Owned {
-        crate_name,
-        rooms,
-        why,
-    }
+const fn owned(crate_name: &'static str, rooms: &'static [&'static str], why: &'static str) -> Owned {
+    Owned { crate_name, rooms, why }
 }
 
 const SQL: &str = "SQL lives in one room";
 
 pub(super) const OWNED_CRATES: &[Owned] = &[
-    owned(
-        "actix_web",
-        &["http", "app"],
-        "only http knows requests and status codes",
-    ),
+    owned("actix_web", &["http", "app"], "only http knows requests and status codes"),
     owned("actix", &["actor", "app"], "only actor knows mailboxes"),
     owned("diesel", &["ledger"], SQL),
     owned("diesel_async", &["ledger"], SQL),
     owned("diesel_migrations", &["ledger"], SQL),
-    owned(
-        "redis",
-        &["cache"],
-        "only cache knows keys and times to live",
-    ),
-    owned(
-        "stripe_gateway",
-        &["billing", "app"],
-        "only billing calls Stripe",
-    ),
+    owned("redis", &["cache"], "only cache knows keys and times to live"),
+    owned("stripe_gateway", &["billing", "app"], "only billing calls Stripe"),
 ];
 
 /// A sequence of tokens that some rooms, or all, may not hold.
@@ -149,28 +92,16 @@ pub(super) struct Forbidden {
 
 const fn impure(tokens: &'static [&'static str]) -> Forbidden {
     let why = "domain is pure: no I/O, nothing async";
-    Forbidden {
-        rooms: &["domain"],
-        tokens,
-        why,
-    }
+    Forbidden { rooms: &["domain"], tokens, why }
 }
 
 const fn clock(tokens: &'static [&'static str]) -> Forbidden {
     let why = "domain has no clock: now is an argument, so that a replay gives the same answer";
-    Forbidden {
-        rooms: &["domain"],
-        tokens,
-        why,
-    }
+    Forbidden { rooms: &["domain"], tokens, why }
 }
 
 const fn nowhere(tokens: &'static [&'static str], why: &'static str) -> Forbidden {
-    Forbidden {
-        rooms: &[],
-        tokens,
-        why,
-    }
+    Forbidden { rooms: &[], tokens, why }
 }
 
 const NO_PANIC: &str = "a panic kills an actor with its mailbox: return the error";

@@ -39,20 +39,10 @@ fn an_arrow_that_points_back_is_found_however_it_is_written() {
         "use crate::*;",
         "use crate :: /* sly */ http;",
     ] {
-        assert_eq!(
-            lines_of_breaches("ledger/postgres.rs", sample).len(),
-            1,
-            "{sample}"
-        );
+        assert_eq!(lines_of_breaches("ledger/postgres.rs", sample).len(), 1, "{sample}");
     }
-    assert_eq!(
-        lines_of_breaches("ledger/postgres.rs", "\n\nuse crate::http;"),
-        [4]
-    );
-    assert_eq!(
-        lines_of_breaches("ledger/mod.rs", "use super::http;").len(),
-        1
-    );
+    assert_eq!(lines_of_breaches("ledger/postgres.rs", "\n\nuse crate::http;"), [4]);
+    assert_eq!(lines_of_breaches("ledger/mod.rs", "use super::http;").len(), 1);
     assert_eq!(lines_of_breaches("metrics.rs", "use super::http;").len(), 1);
 }
 
@@ -70,16 +60,9 @@ fn an_arrow_with_the_flow_is_fine_and_so_is_what_is_no_arrow() {
         "#[cfg(test)]\nmod tests { use crate::http; fn f() { x.unwrap() } }",
         "#[cfg(test)]\nuse crate::http;",
     ] {
-        assert_eq!(
-            lines_of_breaches("ledger/postgres.rs", sample),
-            [0; 0],
-            "{sample}"
-        );
+        assert_eq!(lines_of_breaches("ledger/postgres.rs", sample), [0; 0], "{sample}");
     }
-    assert_eq!(
-        lines_of_breaches("app.rs", "use crate::{http, ledger, cache};"),
-        [0; 0]
-    );
+    assert_eq!(lines_of_breaches("app.rs", "use crate::{http, ledger, cache};"), [0; 0]);
 }
 
 #[test]
@@ -93,56 +76,35 @@ fn what_follows_test_code_is_looked_at_again() {
 }
 
 #[test]
+fn test_code_in_a_file_of_its_own_is_free_but_must_be_declared_as_such() {
+    let sample = "use crate::http; fn f() { x.unwrap() }";
+    for file in ["ledger/tests.rs", "ledger/apply_tests.rs"] {
+        assert_eq!(lines_of_breaches(file, sample), [0; 0], "{file}");
+    }
+    assert_eq!(lines_of_breaches("ledger/contests.rs", sample).len(), 2);
+    let declared = "#[cfg(test)]\n#[path = \"apply_tests.rs\"]\nmod tests;\n#[cfg(test)]\nmod order_tests;";
+    assert_eq!(lines_of_breaches("ledger/mod.rs", declared), [0; 0]);
+    assert_eq!(lines_of_breaches("ledger/mod.rs", "mod tests;\nmod order_tests;"), [2, 3]);
+}
+
+#[test]
 fn a_crate_is_named_only_in_its_own_room() {
     for (sample, own, other) in [
-        (
-            "use actix_web::HttpResponse;",
-            "http/webhook.rs",
-            "actor/mod.rs",
-        ),
+        ("use actix_web::HttpResponse;", "http/webhook.rs", "actor/mod.rs"),
         ("use actix::prelude::*;", "actor/writer.rs", "http/mod.rs"),
-        (
-            "use diesel::prelude::*;",
-            "ledger/postgres/load.rs",
-            "reader.rs",
-        ),
-        (
-            "use diesel_async::RunQueryDsl;",
-            "ledger/mod.rs",
-            "billing/mod.rs",
-        ),
-        (
-            "fn f() { diesel::table!(); }",
-            "ledger/schema.rs",
-            "cli/migrate.rs",
-        ),
+        ("use diesel::prelude::*;", "ledger/postgres/load.rs", "reader.rs"),
+        ("use diesel_async::RunQueryDsl;", "ledger/mod.rs", "billing/mod.rs"),
+        ("fn f() { diesel::table!(); }", "ledger/schema.rs", "cli/migrate.rs"),
         ("use redis as r;", "cache/mod.rs", "ledger/mod.rs"),
         ("use ::redis::Client;", "cache/redis_cache.rs", "reader.rs"),
-        (
-            "use {std::fmt, redis::Client};",
-            "cache/mod.rs",
-            "metrics.rs",
-        ),
-        (
-            "use stripe_gateway::Session;",
-            "billing/session.rs",
-            "http/checkout.rs",
-        ),
+        ("use {std::fmt, redis::Client};", "cache/mod.rs", "metrics.rs"),
+        ("use stripe_gateway::Session;", "billing/session.rs", "http/checkout.rs"),
     ] {
         assert_eq!(lines_of_breaches(own, sample), [0; 0], "{sample}");
         assert_eq!(lines_of_breaches(other, sample), [2], "{sample}");
     }
-    assert_eq!(
-        lines_of_breaches(
-            "reader.rs",
-            "use crate::cache::redis::Thing; let redis = 1;"
-        ),
-        [0; 0]
-    );
-    assert_eq!(
-        lines_of_breaches("http/mod.rs", "use actix_rt::spawn;"),
-        [0; 0]
-    );
+    assert_eq!(lines_of_breaches("reader.rs", "use crate::cache::redis::Thing; let redis = 1;"), [0; 0]);
+    assert_eq!(lines_of_breaches("http/mod.rs", "use actix_rt::spawn;"), [0; 0]);
 }
 
 #[test]
@@ -159,32 +121,15 @@ fn the_domain_is_pure() {
         "use redis::Client;",
         "use crate::config::Config;",
     ] {
-        assert_eq!(
-            lines_of_breaches("domain/entitlement.rs", sample),
-            [2],
-            "{sample}"
-        );
+        assert_eq!(lines_of_breaches("domain/entitlement.rs", sample), [2], "{sample}");
     }
-    assert_eq!(
-        lines_of_breaches(
-            "domain/mod.rs",
-            "use chrono::{DateTime, Utc}; fn f(now: DateTime<Utc>) {}"
-        ),
-        [0; 0]
-    );
-    assert_eq!(
-        lines_of_breaches("config/mod.rs", "fn f() { Utc::now() }"),
-        [0; 0]
-    );
+    assert_eq!(lines_of_breaches("domain/mod.rs", "use chrono::{DateTime, Utc}; fn f(now: DateTime<Utc>) {}"), [0; 0]);
+    assert_eq!(lines_of_breaches("config/mod.rs", "fn f() { Utc::now() }"), [0; 0]);
 }
 
 #[test]
 fn calls_that_lose_messages_or_panic_are_found_everywhere() {
-    for sample in [
-        "fn f() { a.do_send(M) }",
-        "fn f() { a\n.unwrap() }",
-        "fn f() { a.expect(\"x\") }",
-    ] {
+    for sample in ["fn f() { a.do_send(M) }", "fn f() { a\n.unwrap() }", "fn f() { a.expect(\"x\") }"] {
         for file in ["main.rs", "app.rs", "http/mod.rs", "domain/id.rs"] {
             assert_eq!(lines_of_breaches(file, sample).len(), 1, "{file}: {sample}");
         }
@@ -197,36 +142,17 @@ fn calls_that_lose_messages_or_panic_are_found_everywhere() {
 fn a_file_has_a_header_a_limit_and_a_room() {
     assert_eq!(check_source("http/mod.rs", "use std::fmt;\n").len(), 1);
     assert_eq!(check_source("http/mod.rs", "").len(), 1);
-    assert_eq!(
-        lines_of_breaches("http/mod.rs", &"\n".repeat(LINES_MAX - 1)),
-        [0; 0]
-    );
-    assert_eq!(
-        lines_of_breaches("http/mod.rs", &"\n".repeat(LINES_MAX)),
-        [LINES_MAX + 1]
-    );
+    assert_eq!(lines_of_breaches("http/mod.rs", &"\n".repeat(LINES_MAX - 1)), [0; 0]);
+    assert_eq!(lines_of_breaches("http/mod.rs", &"\n".repeat(LINES_MAX)), [LINES_MAX + 1]);
     assert_eq!(lines_of_breaches("attic/mod.rs", ""), [1]);
-    assert_eq!(
-        lines_of_breaches("actor/tests.rs", "use crate::http; fn f() { x.unwrap() }"),
-        [0; 0]
-    );
 }
 
 #[test]
 fn a_path_of_one_machine_is_told_from_a_longer_path() {
     for path in MACHINE_PATHS {
-        assert_eq!(
-            check_machine_paths("a", &format!("x\ncd {path}main")).len(),
-            1
-        );
-        assert_eq!(
-            check_machine_paths("a", &format!("\"{path}main\"")).len(),
-            1
-        );
-        assert_eq!(
-            check_machine_paths("a", &format!("https://example.com{path}page")),
-            []
-        );
+        assert_eq!(check_machine_paths("a", &format!("x\ncd {path}main")).len(), 1);
+        assert_eq!(check_machine_paths("a", &format!("\"{path}main\"")).len(), 1);
+        assert_eq!(check_machine_paths("a", &format!("https://example.com{path}page")), []);
     }
 }
 
@@ -235,13 +161,8 @@ fn a_breach_says_where_what_and_why() {
     let breaches = check_source("ledger/mod.rs", "//! A sample.\nuse crate::http;");
     let message = breaches[0].to_string();
     assert!(
-        message.starts_with(
-            "ledger/mod.rs:2: ledger may not use crate::http, only [\"domain\", \"metrics\"]"
-        ),
+        message.starts_with("ledger/mod.rs:2: ledger may not use crate::http, only [\"domain\", \"metrics\"]"),
         "{message}"
     );
-    assert!(
-        message.contains("because the truth depends on nothing"),
-        "{message}"
-    );
+    assert!(message.contains("because the truth depends on nothing"), "{message}");
 }

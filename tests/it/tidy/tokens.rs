@@ -48,9 +48,15 @@ fn end_of_item(tokens: &[Token<'_>], mut at: usize) -> usize {
 
 /// Where a sequence of tokens occurs.
 pub(crate) fn find<'a>(tokens: &[Token<'a>], wanted: &[&str]) -> Vec<Token<'a>> {
-    (0..tokens.len())
-        .filter(|&at| starts_with(&tokens[at..], wanted))
-        .map(|at| tokens[at])
+    (0..tokens.len()).filter(|&at| starts_with(&tokens[at..], wanted)).map(|at| tokens[at]).collect()
+}
+
+/// The names of the modules that these tokens declare, in other files or in place.
+pub(crate) fn declared_modules<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
+    tokens
+        .windows(3)
+        .filter(|window| window[0].text == "mod" && matches!(window[2].text, ";" | "{"))
+        .map(|window| window[1])
         .collect()
 }
 
@@ -105,10 +111,7 @@ fn first_names<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
 
 /// Where a path begins with the name of a crate: `redis::…`, `use redis…`, but not `cache::redis::…`.
 pub(crate) fn uses_of_crate<'a>(tokens: &[Token<'a>], name: &str) -> Vec<Token<'a>> {
-    let text = |at: Option<usize>| {
-        at.and_then(|at| tokens.get(at))
-            .map_or("", |token| token.text)
-    };
+    let text = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map_or("", |token| token.text);
     (0..tokens.len())
         .filter(|&at| tokens[at].text == name)
         .filter(|&at| {
@@ -126,11 +129,7 @@ pub(crate) fn uses_of_crate<'a>(tokens: &[Token<'a>], name: &str) -> Vec<Token<'
 }
 
 fn starts_with(tokens: &[Token<'_>], wanted: &[&str]) -> bool {
-    tokens.len() >= wanted.len()
-        && tokens
-            .iter()
-            .zip(wanted)
-            .all(|(token, text)| token.text == *text)
+    tokens.len() >= wanted.len() && tokens.iter().zip(wanted).all(|(token, text)| token.text == *text)
 }
 
 fn is_word(text: &str) -> bool {
@@ -198,9 +197,7 @@ fn block_comment(rest: &str) -> usize {
 
 /// A string literal with its prefix: `"…"`, `b"…"`, `c"…"`, `r#"…"#`, `br"…"`.
 fn string(rest: &str) -> Option<usize> {
-    let prefix = rest
-        .find(|c: char| !c.is_ascii_lowercase())
-        .unwrap_or(rest.len());
+    let prefix = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
     if !["", "b", "c", "r", "br", "cr"].contains(&&rest[..prefix]) {
         return None;
     }
@@ -212,14 +209,9 @@ fn string(rest: &str) -> Option<usize> {
         }
         let close = format!("\"{}", "#".repeat(hashes));
         let body = &rest[open + 1..];
-        return Some(
-            body.find(&close)
-                .map_or(rest.len(), |at| open + 1 + at + close.len()),
-        );
+        return Some(body.find(&close).map_or(rest.len(), |at| open + 1 + at + close.len()));
     }
-    rest[prefix..]
-        .starts_with('"')
-        .then(|| prefix + 1 + until_quote(&rest[prefix + 1..], '"'))
+    rest[prefix..].starts_with('"').then(|| prefix + 1 + until_quote(&rest[prefix + 1..], '"'))
 }
 
 /// A character literal; not a lifetime, which has no closing quote.

@@ -1,10 +1,5 @@
 //! The gateway on the wire: connections, headers, attempts, limits, and what its errors give away.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod server;
 
@@ -12,8 +7,7 @@ use std::time::Duration;
 
 use server::{Reply, Server};
 use stripe_gateway::{
-    CreatedSession, GatewayConfig, GatewayError, Mode, NewCheckoutSession, Price, StripeGateway,
-    Unavailability,
+    CreatedSession, GatewayConfig, GatewayError, Mode, NewCheckoutSession, Price, StripeGateway, Unavailability,
 };
 
 const KEY: &str = "sk_test_do_not_print";
@@ -30,17 +24,12 @@ fn session() -> NewCheckoutSession {
 }
 
 fn config(server: &Server) -> GatewayConfig {
-    GatewayConfig {
-        api_base: server.url.clone(),
-        ..GatewayConfig::new(KEY.into())
-    }
+    GatewayConfig { api_base: server.url.clone(), ..GatewayConfig::new(KEY.into()) }
 }
 
 async fn create(config: GatewayConfig) -> Result<CreatedSession, GatewayError> {
     let gateway = StripeGateway::new(config).unwrap();
-    gateway
-        .create_checkout_session(session(), "purchase-1")
-        .await
+    gateway.create_checkout_session(session(), "purchase-1").await
 }
 
 fn created() -> Reply {
@@ -72,27 +61,15 @@ async fn calls_share_one_connection_and_say_who_what_and_which_version() {
     for call in 0..4 {
         let key = format!("purchase-{call}");
         let gateway = gateway.clone();
-        gateway
-            .create_checkout_session(session(), &key)
-            .await
-            .unwrap();
+        gateway.create_checkout_session(session(), &key).await.unwrap();
     }
     assert_eq!(server.connections(), 1);
     for (call, seen) in server.seen().iter().enumerate() {
         assert!(seen.head.starts_with("POST /v1/checkout/sessions HTTP/1.1"));
-        assert_eq!(
-            seen.header("authorization").unwrap(),
-            format!("Bearer {KEY}")
-        );
-        assert_eq!(
-            seen.header("idempotency-key").unwrap(),
-            format!("purchase-{call}")
-        );
+        assert_eq!(seen.header("authorization").unwrap(), format!("Bearer {KEY}"));
+        assert_eq!(seen.header("idempotency-key").unwrap(), format!("purchase-{call}"));
         assert_eq!(seen.header("stripe-version"), Some("2026-09-30.endive"));
-        assert_eq!(
-            seen.header("content-type"),
-            Some("application/x-www-form-urlencoded")
-        );
+        assert_eq!(seen.header("content-type"), Some("application/x-www-form-urlencoded"));
         assert!(seen.header("user-agent").unwrap().starts_with("Tollgate/"));
         assert!(seen.body.contains("client_reference_id=u1"));
     }
@@ -110,10 +87,7 @@ async fn passing_faults_are_retried_with_the_same_key() {
         created(),
     ])
     .await;
-    let config = GatewayConfig {
-        attempts: 6,
-        ..config(&server)
-    };
+    let config = GatewayConfig { attempts: 6, ..config(&server) };
     create(config).await.unwrap();
     let seen = server.seen();
     assert_eq!(seen.len(), 6);
@@ -126,32 +100,16 @@ async fn passing_faults_are_retried_with_the_same_key() {
 #[tokio::test]
 async fn after_the_last_attempt_the_caller_learns_whether_its_key_is_spent() {
     let server = Server::start(vec![failed("503 Service Unavailable", ""), Reply::HangUp]).await;
-    let twice = GatewayConfig {
-        attempts: 2,
-        ..config(&server)
-    };
+    let twice = GatewayConfig { attempts: 2, ..config(&server) };
     let error = create(twice).await.unwrap_err();
-    let expected = GatewayError::Unavailable {
-        cause: Unavailability::Network,
-        attempts: 2,
-        stored_failure: true,
-    };
+    let expected = GatewayError::Unavailable { cause: Unavailability::Network, attempts: 2, stored_failure: true };
     assert_eq!(error, expected);
     assert!(error.needs_new_key());
 
-    let limited = (0..3)
-        .map(|_| failed("429 Too Many Requests", ""))
-        .collect();
+    let limited = (0..3).map(|_| failed("429 Too Many Requests", "")).collect();
     let server = Server::start(limited).await;
     let error = create(config(&server)).await.unwrap_err();
-    assert!(matches!(
-        error,
-        GatewayError::Unavailable {
-            attempts: 3,
-            stored_failure: false,
-            ..
-        }
-    ));
+    assert!(matches!(error, GatewayError::Unavailable { attempts: 3, stored_failure: false, .. }));
     assert!(!error.needs_new_key());
 }
 
@@ -159,15 +117,9 @@ async fn after_the_last_attempt_the_caller_learns_whether_its_key_is_spent() {
 async fn a_refusal_is_final_and_shows_only_status_and_code() {
     let server = Server::start(vec![failed("400 Bad Request", "")]).await;
     let error = create(config(&server)).await.unwrap_err();
-    let expected = GatewayError::Refused {
-        status: 400,
-        code: Some("some_code".into()),
-    };
+    let expected = GatewayError::Refused { status: 400, code: Some("some_code".into()) };
     assert_eq!(error, expected);
-    assert_eq!(
-        error.to_string(),
-        "Stripe refused the request (status 400, code some_code)"
-    );
+    assert_eq!(error.to_string(), "Stripe refused the request (status 400, code some_code)");
     assert_eq!(server.seen().len(), 1);
 }
 
@@ -176,41 +128,22 @@ async fn a_code_that_is_not_one_word_is_dropped() {
     let body = r#"{"error":{"code":"No such price: SECRET"}}"#.to_owned();
     let server = Server::start(vec![Reply::Answer("404 Not Found", "", body)]).await;
     let error = create(config(&server)).await.unwrap_err();
-    assert_eq!(
-        error,
-        GatewayError::Refused {
-            status: 404,
-            code: None
-        }
-    );
+    assert_eq!(error, GatewayError::Refused { status: 404, code: None });
 }
 
 #[tokio::test]
 async fn stripe_can_forbid_another_attempt_and_a_replayed_failure_is_not_repeated() {
-    for header in [
-        "stripe-should-retry: false\r\n",
-        "idempotent-replayed: true\r\n",
-    ] {
+    for header in ["stripe-should-retry: false\r\n", "idempotent-replayed: true\r\n"] {
         let server = Server::start(vec![failed("500 Internal Server Error", header)]).await;
         let error = create(config(&server)).await.unwrap_err();
-        assert!(matches!(
-            error,
-            GatewayError::Unavailable {
-                attempts: 1,
-                stored_failure: true,
-                ..
-            }
-        ));
+        assert!(matches!(error, GatewayError::Unavailable { attempts: 1, stored_failure: true, .. }));
     }
 }
 
 #[tokio::test]
 async fn an_attempt_and_the_whole_call_are_bounded_in_time() {
     let server = Server::start(vec![Reply::Silence, created()]).await;
-    let quick = GatewayConfig {
-        timeout: Duration::from_millis(100),
-        ..config(&server)
-    };
+    let quick = GatewayConfig { timeout: Duration::from_millis(100), ..config(&server) };
     create(quick).await.expect("the second attempt is answered");
 
     let server = Server::start(vec![Reply::Silence]).await;
@@ -220,11 +153,7 @@ async fn an_attempt_and_the_whole_call_are_bounded_in_time() {
         ..config(&server)
     };
     let error = create(short).await.unwrap_err();
-    let expected = GatewayError::Unavailable {
-        cause: Unavailability::Timeout,
-        attempts: 1,
-        stored_failure: false,
-    };
+    let expected = GatewayError::Unavailable { cause: Unavailability::Timeout, attempts: 1, stored_failure: false };
     assert_eq!(error, expected);
 }
 
@@ -233,39 +162,24 @@ async fn a_pause_longer_than_the_time_left_is_not_begun() {
     let limited = failed("429 Too Many Requests", "retry-after: 3600\r\n");
     let server = Server::start(vec![limited]).await;
     let error = create(config(&server)).await.unwrap_err();
-    assert!(matches!(
-        error,
-        GatewayError::Unavailable { attempts: 1, .. }
-    ));
+    assert!(matches!(error, GatewayError::Unavailable { attempts: 1, .. }));
 }
 
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     let elsewhere = Server::start(vec![created()]).await;
     // The header must be 'static for the script; one leaked line in a test is harmless.
-    let location: &'static str =
-        format!("location: {}/v1/checkout/sessions\r\n", elsewhere.url).leak();
+    let location: &'static str = format!("location: {}/v1/checkout/sessions\r\n", elsewhere.url).leak();
     let redirect = Reply::Answer("307 Temporary Redirect", location, String::new());
     let server = Server::start(vec![redirect]).await;
     let error = create(config(&server)).await.unwrap_err();
-    assert_eq!(
-        error,
-        GatewayError::Refused {
-            status: 307,
-            code: None
-        }
-    );
+    assert_eq!(error, GatewayError::Refused { status: 307, code: None });
     assert_eq!(elsewhere.connections(), 0);
 }
 
 #[tokio::test]
 async fn a_success_that_is_no_session_is_unreadable() {
-    for body in [
-        "",
-        "<html>",
-        "{}",
-        r#"{"id":"cs_1","url":null,"expires_at":1}"#,
-    ] {
+    for body in ["", "<html>", "{}", r#"{"id":"cs_1","url":null,"expires_at":1}"#] {
         let answer = Reply::Answer("200 OK", "", body.to_owned());
         let server = Server::start(vec![answer]).await;
         let error = create(config(&server)).await.unwrap_err();
@@ -287,20 +201,9 @@ async fn no_more_than_a_mebibyte_is_read() {
 async fn nothing_shows_the_key_or_stripes_message() {
     let server = Server::start(vec![failed("402 Payment Required", "")]).await;
     let gateway = StripeGateway::new(config(&server)).unwrap();
-    let error = gateway
-        .create_checkout_session(session(), "purchase-1")
-        .await
-        .unwrap_err();
-    for shown in [
-        format!("{gateway:?}"),
-        format!("{:?}", config(&server)),
-        format!("{error:?}"),
-        error.to_string(),
-    ] {
-        assert!(
-            !shown.contains("do_not_print") && !shown.contains("SECRET"),
-            "{shown}"
-        );
+    let error = gateway.create_checkout_session(session(), "purchase-1").await.unwrap_err();
+    for shown in [format!("{gateway:?}"), format!("{:?}", config(&server)), format!("{error:?}"), error.to_string()] {
+        assert!(!shown.contains("do_not_print") && !shown.contains("SECRET"), "{shown}");
     }
 }
 
@@ -310,10 +213,7 @@ async fn a_key_that_cannot_be_sent_stops_the_call() {
     let gateway = StripeGateway::new(config(&server)).unwrap();
     for key in ["", "a b", "ключ", &"k".repeat(256)] {
         let error = gateway.create_checkout_session(session(), key).await;
-        assert!(
-            matches!(error, Err(GatewayError::Configuration(_))),
-            "{key}"
-        );
+        assert!(matches!(error, Err(GatewayError::Configuration(_))), "{key}");
     }
     assert_eq!(server.connections(), 0);
 }
@@ -328,13 +228,7 @@ async fn https_needs_no_provider_installed_by_the_process() {
         ..GatewayConfig::new(KEY.into())
     };
     let error = create(config).await.unwrap_err();
-    assert!(matches!(
-        error,
-        GatewayError::Unavailable {
-            cause: Unavailability::Network,
-            ..
-        }
-    ));
+    assert!(matches!(error, GatewayError::Unavailable { cause: Unavailability::Network, .. }));
 }
 
 const fn assert_send_sync<T: Clone + Send + Sync>() {}

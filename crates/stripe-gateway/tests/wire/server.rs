@@ -54,10 +54,7 @@ impl Server {
     pub(crate) async fn start(script: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(Mutex::new(State {
-            script: script.into(),
-            ..State::default()
-        }));
+        let state = Arc::new(Mutex::new(State { script: script.into(), ..State::default() }));
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -82,16 +79,12 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
         let reply = {
             let mut state = state.lock().unwrap();
             state.seen.push(seen);
-            state
-                .script
-                .pop_front()
-                .expect("a request beyond the script")
+            state.script.pop_front().expect("a request beyond the script")
         };
         match reply {
             Reply::Answer(status, headers, body) => {
                 let length = body.len();
-                let answer =
-                    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}");
+                let answer = format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}");
                 if stream.write_all(answer.as_bytes()).await.is_err() {
                     return;
                 }
@@ -118,13 +111,8 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let seen = Seen {
-                head: head.to_owned(),
-                body: body.to_owned(),
-            };
-            let length = seen
-                .header("content-length")
-                .map_or(0, |length| length.parse().unwrap());
+            let seen = Seen { head: head.to_owned(), body: body.to_owned() };
+            let length = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
             if body.len() >= length {
                 return Some(seen);
             }

@@ -15,20 +15,12 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn of(status: u16, body: String) -> Self {
-        Self {
-            status,
-            body,
-            location: None,
-            replayed: false,
-        }
+        Self { status, body, location: None, replayed: false }
     }
 }
 
 pub(super) fn redirect(location: String) -> Answer {
-    Answer {
-        location: Some(location),
-        ..Answer::of(307, String::new())
-    }
+    Answer { location: Some(location), ..Answer::of(307, String::new()) }
 }
 
 pub(super) fn invalid_request(status: u16, message: &str) -> Answer {
@@ -37,11 +29,7 @@ pub(super) fn invalid_request(status: u16, message: &str) -> Answer {
 
 /// The key was used before with other parameters.
 pub(super) fn idempotency_error() -> Answer {
-    error(
-        400,
-        "idempotency_error",
-        "this key was used with other parameters",
-    )
+    error(400, "idempotency_error", "this key was used with other parameters")
 }
 
 fn error(status: u16, kind: &str, message: &str) -> Answer {
@@ -85,15 +73,11 @@ const NULL_AT_FIRST: &[&str] = &[
 /// A Checkout Session just opened with these (valid) parameters, complete enough for Stripe's own object schema.
 pub(super) fn session(params: &Value) -> Answer {
     let id = format!("cs_test_{}", uuid::Uuid::new_v4().simple());
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let item = &params["line_items"][0];
     let subscription = params["mode"] == "subscription";
     // The amount behind a price id is Stripe's to know; any will do.
-    let total = item["price_data"]["unit_amount"].as_i64().unwrap_or(2900)
-        * item["quantity"].as_i64().unwrap_or(1);
+    let total = item["price_data"]["unit_amount"].as_i64().unwrap_or(2900) * item["quantity"].as_i64().unwrap_or(1);
     let currency = item["price_data"]["currency"].as_str().unwrap_or("usd");
     let mut session = json!({
         "id": id,
@@ -158,10 +142,8 @@ mod tests {
                 "line_items": [{"price": "price_1", "quantity": 1}],
             });
             let body: Value = serde_json::from_str(&session(&params).body).unwrap();
-            let errors: Vec<String> = validator
-                .iter_errors(&body)
-                .map(|error| format!("{}: {error}", error.instance_path()))
-                .collect();
+            let errors: Vec<String> =
+                validator.iter_errors(&body).map(|error| format!("{}: {error}", error.instance_path())).collect();
             assert_eq!(errors, Vec::<String>::new());
         }
     }

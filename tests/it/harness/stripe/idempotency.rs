@@ -29,10 +29,9 @@ impl Store {
     pub(super) fn look_up(&self, key: Option<&str>, params: &Value) -> Lookup {
         match key.and_then(|key| self.0.get(key)) {
             None => Lookup::New,
-            Some(stored) if stored.params == *params => Lookup::Replay(Answer {
-                replayed: true,
-                ..stored.answer.clone()
-            }),
+            Some(stored) if stored.params == *params => {
+                Lookup::Replay(Answer { replayed: true, ..stored.answer.clone() })
+            }
             Some(_) => Lookup::OtherParams,
         }
     }

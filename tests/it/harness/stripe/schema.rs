@@ -16,9 +16,7 @@ static VALIDATOR: LazyLock<Validator> =
 /// A file of Stripe's data that stands beside the repository on some machines; the test that needs it is to be skipped
 /// where this is `None`.
 pub(crate) fn shared_file(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/stripe")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/stripe").join(name);
     if path.exists() {
         return Some(path);
     }
@@ -46,53 +44,26 @@ fn rules(params: &Value) -> Vec<String> {
     };
     // An empty string unsets a parameter.
     let has = |value: &Value, name: &str| value.get(name).is_some_and(|value| value != "");
-    let mode = params
-        .get("mode")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    must(
-        has(params, "mode"),
-        "mode is required without other hints of it",
-    );
-    must(
-        has(params, "success_url"),
-        "success_url is required for a hosted page",
-    );
-    must(
-        mode == "subscription" || !has(params, "subscription_data"),
-        "subscription_data needs mode=subscription",
-    );
-    must(
-        mode == "payment" || !has(params, "payment_intent_data"),
-        "payment_intent_data needs mode=payment",
-    );
+    let mode = params.get("mode").and_then(Value::as_str).unwrap_or_default();
+    must(has(params, "mode"), "mode is required without other hints of it");
+    must(has(params, "success_url"), "success_url is required for a hosted page");
+    must(mode == "subscription" || !has(params, "subscription_data"), "subscription_data needs mode=subscription");
+    must(mode == "payment" || !has(params, "payment_intent_data"), "payment_intent_data needs mode=payment");
     let items = params.get("line_items").and_then(Value::as_array);
-    must(
-        items.is_some_and(|items| !items.is_empty()),
-        "line_items is required",
-    );
+    must(items.is_some_and(|items| !items.is_empty()), "line_items is required");
     for item in items.into_iter().flatten() {
         must(has(item, "quantity"), "quantity is required");
-        must(
-            has(item, "price") != has(item, "price_data"),
-            "exactly one of price and price_data is required",
-        );
+        must(has(item, "price") != has(item, "price_data"), "exactly one of price and price_data is required");
         let Some(data) = item.get("price_data") else {
             continue;
         };
-        must(
-            has(data, "product") != has(data, "product_data"),
-            "exactly one of product and product_data is required",
-        );
+        must(has(data, "product") != has(data, "product_data"), "exactly one of product and product_data is required");
         must(
             has(data, "unit_amount") != has(data, "unit_amount_decimal"),
             "exactly one of unit_amount and unit_amount_decimal is required",
         );
         let amount = data.get("unit_amount");
-        must(
-            amount.is_none_or(Value::is_u64),
-            "unit_amount is a whole number, not negative",
-        );
+        must(amount.is_none_or(Value::is_u64), "unit_amount is a whole number, not negative");
         must(
             has(data, "recurring") == (mode == "subscription"),
             "recurring goes with mode=subscription and only with it",
@@ -111,10 +82,7 @@ fn typed(value: &Value, schema: &Value) -> Value {
         return typed(value, definition(target));
     }
     if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
-        let fitting = choices
-            .iter()
-            .map(|choice| typed(value, choice))
-            .find(|candidate| candidate != value);
+        let fitting = choices.iter().map(|choice| typed(value, choice)).find(|candidate| candidate != value);
         return fitting.unwrap_or_else(|| value.clone());
     }
     match value {
@@ -157,12 +125,8 @@ fn typed_text(text: &str, schema: &Value) -> Option<Value> {
 
 /// References are URIs: some names hold `<` and `>`, which arrive percent-encoded.
 fn definition(target: &str) -> &'static Value {
-    let name = target
-        .strip_prefix("#/definitions/")
-        .expect("a reference into the fixture");
-    let name = percent_encoding::percent_decode_str(name)
-        .decode_utf8()
-        .expect("a name");
+    let name = target.strip_prefix("#/definitions/").expect("a reference into the fixture");
+    let name = percent_encoding::percent_decode_str(name).decode_utf8().expect("a name");
     &FIXTURE["definitions"][name.as_ref()]
 }
 
@@ -199,10 +163,7 @@ mod tests {
             ("/mode", json!("subscripton")),
             ("/line_items/0/quantity", json!("one")),
             ("/metadata", json!({"nested": {"a": "b"}})),
-            (
-                "/payment_intent_data",
-                json!({"metadata": {"userId": "17"}}),
-            ),
+            ("/payment_intent_data", json!({"metadata": {"userId": "17"}})),
             ("/payment_method_types", json!(["card"])),
             ("/line_items/0/price_data", json!({"currency": "usd"})),
         ] {
@@ -224,11 +185,7 @@ mod tests {
             Ok(output) => output,
             Err(error) => return eprintln!("skipped: the script cannot be run here ({error})"),
         };
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let made: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(made, *FIXTURE);
     }

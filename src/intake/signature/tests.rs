@@ -1,6 +1,5 @@
 //! Our own vectors (`tests/fixtures/stripe/signatures.json`), the verdicts of Stripe's libraries where they are at hand, and
 //! what must hold for every input.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
 
 use std::path::Path;
 
@@ -47,7 +46,8 @@ struct Vector {
 
 #[test]
 fn own_vectors() {
-    let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/stripe/signatures.json")).unwrap();
+    let fixture: Fixture =
+        serde_json::from_str(include_str!("../../../tests/fixtures/stripe/signatures.json")).unwrap();
     assert!(fixture.vectors.len() > 100);
     for vector in fixture.vectors {
         let body = vector.body.map_or_else(|| hex::decode(vector.body_hex.unwrap()).unwrap(), String::into_bytes);

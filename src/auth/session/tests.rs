@@ -1,5 +1,4 @@
 //! Every way in which a token may be wrong.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

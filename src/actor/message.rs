@@ -1,0 +1,30 @@
+//! What actors are asked. Callers outside this room never see these: they call [`Entitlements`](super::Entitlements).
+
+use actix::Message;
+
+use super::error::ApplyError;
+use crate::domain::{change::Change, event::Outcome, id::UserId};
+
+/// To a user's actor: apply a change. Answered when the outcome is durable, and readers have been told or are going to be.
+#[derive(Debug)]
+pub(super) struct Apply(pub(super) Change);
+
+impl Message for Apply {
+    type Result = Result<Outcome, ApplyError>;
+}
+
+/// To a user's actor: show readers the newest state; an earlier attempt failed.
+#[derive(Debug)]
+pub(super) struct Republish;
+
+impl Message for Republish {
+    type Result = Result<(), ApplyError>;
+}
+
+/// To a router: see to it that the registry has a live actor for the user.
+#[derive(Debug)]
+pub(super) struct Start(pub(super) UserId);
+
+impl Message for Start {
+    type Result = Result<(), ApplyError>;
+}

@@ -1,0 +1,119 @@
+//! The heartbeat: this replica tells that it lives, looks after those that do not, and after Redis's memory.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::Upkeep;
+use crate::{
+    cache::{Budget, key},
+    ledger::Instance,
+};
+
+/// A commit may become visible this long after the time it carries.
+const MARGIN: TimeDelta = TimeDelta::seconds(10);
+
+/// How far back the comparison looks.
+const COMPARED: TimeDelta = TimeDelta::seconds(90);
+
+/// Users compared at most in one round, so that the comparison stays a backstop and does not become the load.
+const COMPARED_MAX: usize = 20_000;
+
+/// Beats until dropped.
+pub(super) async fn run(upkeep: Upkeep) {
+    let mut state = Watch::default();
+    let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
+    loop {
+        ticks.tick().await;
+        match upkeep.ledger.beat(upkeep.instance).await {
+            Ok(instances) => state.look_after(&upkeep, &instances).await,
+            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        }
+        state.check_canary(&upkeep).await;
+        let waiting = u32::try_from(upkeep.entitlements.unpublished()).unwrap_or(u32::MAX);
+        metrics::gauge!("tollgate_cache_writes_waiting").set(f64::from(waiting));
+    }
+}
+
+/// Every replica's backstop against whatever was overlooked: the leader shows readers again what changed lately.
+pub(super) async fn compare(upkeep: Upkeep) {
+    let mut ticks = tokio::time::interval(upkeep.rhythm.compare);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let Ok(instances) = upkeep.ledger.beat(upkeep.instance).await else { continue };
+        let Ok(now) = upkeep.ledger.now().await else { continue };
+        let alive = now - dead_after(&upkeep);
+        let leader = instances.iter().filter(|other| other.last_seen > alive).map(|other| other.id).min();
+        if leader == Some(upkeep.instance) {
+            upkeep.redriver.since(now - COMPARED, COMPARED_MAX, "comparison").await;
+        }
+    }
+}
+
+/// What one replica knows of the others between beats.
+#[derive(Default)]
+struct Watch {
+    /// Whether the first look, which covers everybody's left-overs, has been had.
+    looked: bool,
+    /// Dead replicas whose left-overs were done once; done again after the margin, then forgotten.
+    done_once: HashMap<Uuid, DateTime<Utc>>,
+    /// What this replica wrote into Redis last; 0 before the first time.
+    canary: u64,
+    /// Redis has lost what was acknowledged, and readers have not been shown everything again.
+    memory_lost: bool,
+}
+
+impl Watch {
+    async fn look_after(&mut self, upkeep: &Upkeep, instances: &[Instance]) {
+        let Some(now) = instances.iter().find(|other| other.id == upkeep.instance).map(|own| own.last_seen) else {
+            return;
+        };
+        let others = || instances.iter().filter(|other| other.id != upkeep.instance);
+        if !self.looked {
+            // Whoever ran before us may have died a moment ago, long before it counts as dead.
+            let Some(oldest) = others().map(|other| other.last_seen).min() else {
+                self.looked = true;
+                return;
+            };
+            self.looked = upkeep.redriver.since(oldest - MARGIN, usize::MAX, "start").await;
+        }
+        for dead in others().filter(|other| other.last_seen < now - dead_after(upkeep)) {
+            if !upkeep.redriver.since(dead.last_seen - MARGIN, usize::MAX, "dead replica").await {
+                continue;
+            }
+            let first = *self.done_once.entry(dead.id).or_insert(now);
+            if now - first >= MARGIN {
+                self.done_once.remove(&dead.id);
+                if let Err(error) = upkeep.ledger.forget_instance(dead.id).await {
+                    tracing::debug!(%error, "a dead replica is still listed");
+                }
+            }
+        }
+    }
+
+    /// A canary that is not as we left it tells that Redis has lost what was acknowledged: restarted empty, or failed over.
+    async fn check_canary(&mut self, upkeep: &Upkeep) {
+        let mut budget = Budget::new(upkeep.rhythm.probe);
+        let next = self.canary + 1;
+        let Ok(found) = upkeep.cache.swap_canary(upkeep.instance, next, &mut budget).await else { return };
+        let expected = (self.canary > 0).then_some(self.canary);
+        self.canary = next;
+        if expected.is_some() && found != expected {
+            metrics::counter!("tollgate_cache_memory_lost_total").increment(1);
+            tracing::warn!("the cache has lost its memory: showing readers everything that changed within a day");
+            self.memory_lost = true;
+        }
+        // Until it gets through: a later beat finds the canary in order again.
+        if self.memory_lost
+            && let Ok(now) = upkeep.ledger.now().await
+        {
+            self.memory_lost = !upkeep.redriver.since(now - key::META_TTL - MARGIN, usize::MAX, "lost memory").await;
+        }
+    }
+}
+
+fn dead_after(upkeep: &Upkeep) -> TimeDelta {
+    TimeDelta::from_std(upkeep.rhythm.dead_after).unwrap_or(TimeDelta::seconds(20))
+}

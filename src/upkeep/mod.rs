@@ -1,0 +1,133 @@
+//! What runs beside requests: cache writes that wait, other replicas' left-overs, levels whose time is over, parked events.
+//!
+//! Each loop is short, safe to run twice and on every replica at once; where that would only be waste, the replica with the
+//! smallest id does it.
+
+mod heartbeat;
+mod redrive;
+mod sweep;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{sync::watch, task::JoinSet};
+use uuid::Uuid;
+
+use self::redrive::Redriver;
+use crate::{
+    actor::Entitlements,
+    cache::RedisCache,
+    intake::{Interpreter, Meaning},
+    ledger::Ledger,
+};
+
+/// How often what is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Rhythm {
+    /// Heartbeat, canary, other replicas.
+    pub beat: Duration,
+    /// A replica silent for this long is dead.
+    pub dead_after: Duration,
+    /// Levels whose time is over, parked events.
+    pub sweep: Duration,
+    /// Cache writes that wait.
+    pub retry: Duration,
+    /// Probes of a Redis that does not answer.
+    pub probe: Duration,
+    /// Comparison of the cache with what changed lately.
+    pub compare: Duration,
+}
+
+impl Default for Rhythm {
+    fn default() -> Self {
+        Self {
+            beat: Duration::from_secs(5),
+            dead_after: Duration::from_secs(20),
+            sweep: Duration::from_millis(500),
+            retry: Duration::from_millis(250),
+            probe: Duration::from_millis(200),
+            compare: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What upkeep works with.
+#[derive(Clone)]
+pub struct Upkeep {
+    instance: Uuid,
+    ledger: Arc<dyn Ledger>,
+    cache: RedisCache,
+    entitlements: Entitlements,
+    interpreter: Interpreter,
+    redriver: Redriver,
+    rhythm: Rhythm,
+}
+
+/// The running loops. Dropping it ends them at once; [`stop`](Self::stop) ends them in order.
+pub struct RunningUpkeep {
+    stopping: watch::Sender<bool>,
+    loops: JoinSet<()>,
+    upkeep: Upkeep,
+}
+
+impl Upkeep {
+    /// Takes what it works with. `instance` names this replica.
+    #[must_use]
+    pub fn new(
+        instance: Uuid,
+        ledger: Arc<dyn Ledger>,
+        cache: RedisCache,
+        entitlements: Entitlements,
+        interpreter: Interpreter,
+        rhythm: Rhythm,
+    ) -> Self {
+        let redriver = Redriver::new(Arc::clone(&ledger), cache.clone());
+        Self { instance, ledger, cache, entitlements, interpreter, redriver, rhythm }
+    }
+
+    /// Starts the loops on the current runtime.
+    #[must_use]
+    pub fn start(self) -> RunningUpkeep {
+        let (stopping, stop) = watch::channel(false);
+        let mut loops = JoinSet::new();
+        loops.spawn(until_stopped(stop.clone(), heartbeat::run(self.clone())));
+        loops.spawn(until_stopped(stop.clone(), heartbeat::compare(self.clone())));
+        loops.spawn(until_stopped(stop.clone(), redrive::retry_unpublished(self.clone())));
+        loops.spawn(until_stopped(stop.clone(), redrive::probe(self.clone())));
+        loops.spawn(until_stopped(stop.clone(), sweep::lapsed(self.clone())));
+        loops.spawn(until_stopped(stop, sweep::parked(self.clone())));
+        RunningUpkeep { stopping, loops, upkeep: self }
+    }
+
+    /// Reads a parked event again. `None` if it cannot be read: it stays parked.
+    fn read_parked(&self, payload: &Bytes) -> Option<Meaning> {
+        self.interpreter.read_again(payload).ok()
+    }
+}
+
+impl RunningUpkeep {
+    /// Ends the loops, and tells the other replicas whether this one leaves anything behind.
+    pub async fn stop(mut self) {
+        let _nobody_listens = self.stopping.send(true);
+        while self.loops.join_next().await.is_some() {}
+        let Upkeep { entitlements, ledger, instance, .. } = self.upkeep;
+        entitlements.republish_due(Duration::ZERO, usize::MAX).await;
+        if entitlements.unpublished() == 0 && entitlements.take_overflow().is_none() {
+            if let Err(error) = ledger.forget_instance(instance).await {
+                tracing::debug!(%error, "the other replicas will find out by themselves that this one has stopped");
+            }
+        } else {
+            tracing::warn!(
+                waiting = entitlements.unpublished(),
+                "stopping with cache writes waiting: another replica does them"
+            );
+        }
+    }
+}
+
+async fn until_stopped(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}

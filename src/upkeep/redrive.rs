@@ -1,0 +1,111 @@
+//! Showing readers again what changed since a moment. The version script makes it harmless to show anything twice.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Upkeep;
+use crate::{
+    cache::{Budget, Publication, RedisCache},
+    ledger::Ledger,
+};
+
+/// States read from the ledger at once.
+const PAGE: u32 = 2000;
+/// States written to Redis in one round trip.
+const PIPELINE: usize = 200;
+/// For one such round trip.
+const PIPELINE_BUDGET: Duration = Duration::from_millis(500);
+/// What changed shortly before an outage began may have been lost in it.
+const MARGIN: TimeDelta = TimeDelta::seconds(10);
+/// A cache write that has waited this long was not simply on its way.
+const RETRY_AGE: Duration = Duration::from_millis(200);
+const RETRIES_MAX: usize = 512;
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(super) struct Redriver {
+    ledger: Arc<dyn Ledger>,
+    cache: RedisCache,
+}
+
+impl Redriver {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, cache: RedisCache) -> Self {
+        Self { ledger, cache }
+    }
+
+    /// Shows everything changed since a moment, by the database's clock, newest first, at most so many. Gives whether it got
+    /// through.
+    pub(super) async fn since(&self, since: DateTime<Utc>, most: usize, why: &'static str) -> bool {
+        let mut until = DateTime::<Utc>::MAX_UTC;
+        let mut shown = 0;
+        loop {
+            let Ok(page) = self.ledger.changed_between(since, until, PAGE).await else { return false };
+            let epoch = self.ledger.epoch();
+            for part in page.chunks(PIPELINE) {
+                let publications: Vec<_> = part
+                    .iter()
+                    .map(|changed| Publication {
+                        user: changed.user,
+                        entitlement: &changed.entitlement,
+                        epoch: epoch.as_str(),
+                        mark: None,
+                    })
+                    .collect();
+                let mut budget = Budget::new(PIPELINE_BUDGET);
+                if self.cache.publish_all(&publications, Utc::now(), &mut budget).await.is_err() {
+                    return false;
+                }
+                shown += part.len();
+            }
+            let oldest = page.last().map(|changed| changed.changed_at);
+            match oldest {
+                Some(oldest) if page.len() >= usize::try_from(PAGE).unwrap_or(usize::MAX) && shown < most => {
+                    // Inclusive, so that states of one microsecond are not torn apart; a page of a single moment is.
+                    until = if oldest == until { oldest - TimeDelta::microseconds(1) } else { oldest };
+                }
+                _ => break,
+            }
+        }
+        if shown > 0 {
+            metrics::counter!("tollgate_cache_redriven_total").increment(u64::try_from(shown).unwrap_or(u64::MAX));
+            tracing::debug!(shown, why, "showed readers again what had changed");
+        }
+        true
+    }
+}
+
+/// Tries cache writes again that failed, through their users' actors.
+pub(super) async fn retry_unpublished(upkeep: Upkeep) {
+    let mut ticks = tokio::time::interval(upkeep.rhythm.retry);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if upkeep.cache.breaker().state() == crate::cache::BreakerState::Open {
+            continue;
+        }
+        upkeep.entitlements.republish_due(RETRY_AGE, RETRIES_MAX).await;
+        if let Some(ago) = upkeep.entitlements.take_overflow() {
+            redrive_ago(&upkeep, ago, "overflow").await;
+        }
+    }
+}
+
+/// While the breaker is open: asks Redis for any answer, and then shows readers what they missed.
+pub(super) async fn probe(upkeep: Upkeep) {
+    let breaker = upkeep.cache.breaker();
+    loop {
+        breaker.until_open().await;
+        while upkeep.cache.ping().await.is_err() {
+            tokio::time::sleep(upkeep.rhythm.probe).await;
+        }
+        let outage = breaker.close();
+        redrive_ago(&upkeep, outage, "outage").await;
+    }
+}
+
+async fn redrive_ago(upkeep: &Upkeep, ago: Duration, why: &'static str) {
+    let Ok(now) = upkeep.ledger.now().await else { return };
+    let ago = TimeDelta::from_std(ago).unwrap_or(TimeDelta::days(1));
+    upkeep.redriver.since(now - ago - MARGIN, usize::MAX, why).await;
+}

@@ -1,0 +1,278 @@
+//! The real binary as a process of its own, with the neighbours it needs: a database and a Redis of this test alone, and a
+//! stand-in for Stripe.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tollgate::{auth, domain::id::UserId, intake::signature};
+use uuid::Uuid;
+
+use super::{
+    postgres::TestDatabase,
+    redis::RedisServer,
+    stripe::StandInStripe,
+    supervised::{Kind, PATIENCE, StartError, Supervised},
+};
+
+const KIND: Kind = Kind { name: "server", last_signal: "KILL", never_as_root: false };
+
+/// The secrets that every test server is started with.
+pub(crate) const WEBHOOK_SECRET: &str = "whsec_test0123456789abcdef0123456789";
+pub(crate) const JWT_SECRET: &str = "a-session-token-secret-for-tests-only-0001";
+pub(crate) const SERVICE_TOKEN: &str = "a-service-token-for-tests-only-0001";
+pub(crate) const STRIPE_KEY: &str = "sk_test_51TollgateTests";
+
+/// What a test needs around its servers.
+pub(crate) struct World {
+    pub(crate) database: TestDatabase,
+    pub(crate) redis: RedisServer,
+    pub(crate) stripe: StandInStripe,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self {
+            database: TestDatabase::new().await,
+            redis: RedisServer::start().await,
+            stripe: StandInStripe::start().await,
+        }
+    }
+
+    /// The settings of a server in this world.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        let pairs = [
+            ("DATABASE_URL", self.database.url()),
+            ("REDIS_URL", self.redis.url()),
+            ("STRIPE_API_BASE", self.stripe.url().into()),
+            ("STRIPE_SECRET_KEY", STRIPE_KEY.into()),
+            ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET.into()),
+            ("SUPABASE_JWT_SECRET", JWT_SECRET.into()),
+            ("TOLLGATE_SERVICE_TOKEN", SERVICE_TOKEN.into()),
+            ("TOLLGATE_BIND", "127.0.0.1:0".into()),
+            ("TOLLGATE_ADMIN_BIND", "127.0.0.1:0".into()),
+            ("TOLLGATE_APP_URL", "https://app.example.com".into()),
+            ("TOLLGATE_LOG_FORMAT", "json".into()),
+            ("TOLLGATE_LOG", "info,tollgate=debug".into()),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Starts a server with the usual settings.
+    pub(crate) async fn serve(&self) -> TestServer {
+        self.serve_with(&[]).await
+    }
+
+    /// Starts a server with some settings of its own; an empty value takes a setting away.
+    pub(crate) async fn serve_with(&self, settings: &[(&str, &str)]) -> TestServer {
+        let mut all = self.settings();
+        for (name, value) in settings {
+            all.insert((*name).to_owned(), (*value).to_owned());
+        }
+        TestServer::start(&all).await.unwrap_or_else(|log| panic!("the server does not start:\n{log}"))
+    }
+}
+
+/// A running server, killed when dropped.
+pub(crate) struct TestServer {
+    process: Supervised,
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl TestServer {
+    /// Starts the binary; gives what it wrote if it does not come up.
+    pub(crate) async fn start(settings: &BTreeMap<String, String>) -> Result<Self, String> {
+        let process = Supervised::new(&KIND);
+        let mut arguments: Vec<String> =
+            vec!["-i".into(), format!("PATH={}", std::env::var("PATH").unwrap_or_default())];
+        arguments.extend(
+            settings.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}={value}")),
+        );
+        // The working directory is the server's own, so no .env of a developer is read.
+        arguments.extend(["sh", "-c", "cd \"$0\" && exec \"$@\""].map(String::from));
+        arguments.push(process.directory().to_str().expect("a path in UTF-8").into());
+        arguments.extend([env!("CARGO_BIN_EXE_tollgate"), "serve"].map(String::from));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let started = process
+            .start(Path::new("/usr/bin/env"), &arguments, async |_| find_listening(&process.log()).is_some())
+            .await;
+        match started {
+            Ok(()) => {
+                let (public, admin) = find_listening(&process.log()).expect("it was there a moment ago");
+                Ok(Self { process, public, admin })
+            }
+            Err(StartError::PortInUse) => Err("a port is in use".into()),
+            Err(StartError::Failed(log)) => Err(log),
+        }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.public)
+    }
+
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
+    }
+
+    /// The log's lines, as JSON.
+    pub(crate) fn log_lines(&self) -> Vec<Value> {
+        self.process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// How many log lines say exactly this about an event.
+    pub(crate) fn count_logged(&self, message: &str, event: &str) -> usize {
+        self.log_lines()
+            .iter()
+            .filter(|line| line["fields"]["message"] == message && line["fields"]["event.id"] == event)
+            .count()
+    }
+
+    /// Sends a signal: `TERM`, `KILL`, `STOP`, `CONT`.
+    pub(crate) async fn signal(&self, name: &str) {
+        self.process.signal(name, &[self.process.pid()]).await;
+    }
+
+    /// Waits until the process has ended and gives its exit status.
+    pub(crate) async fn ended(&self) -> i32 {
+        self.process.ended().await;
+        let status = std::fs::read_to_string(self.process.directory().join("exited")).expect("the supervisor wrote it");
+        status.trim().parse().expect("an exit status")
+    }
+
+    /// Delivers an event, signed now.
+    pub(crate) async fn deliver(&self, event: &Value) -> Answer {
+        let body = serde_json::to_vec(event).unwrap();
+        self.deliver_bytes(&body).await
+    }
+
+    /// Delivers a body, signed now.
+    pub(crate) async fn deliver_bytes(&self, body: &[u8]) -> Answer {
+        let header = signature::sign(&SecretString::from(WEBHOOK_SECRET), unix_now(), body);
+        self.post_webhook(body, Some(&header)).await
+    }
+
+    /// Posts to the webhook with a given header, or none.
+    pub(crate) async fn post_webhook(&self, body: &[u8], header: Option<&str>) -> Answer {
+        let mut request = client().post(self.url("/api/webhooks/stripe")).body(body.to_vec());
+        if let Some(header) = header {
+            request = request.header("Stripe-Signature", header);
+        }
+        Answer::of(request).await
+    }
+
+    /// Reads a user's entitlement as an application server.
+    pub(crate) async fn read(&self, user: Uuid) -> Answer {
+        Answer::of(client().get(self.url(&format!("/api/entitlements/{user}"))).bearer_auth(SERVICE_TOKEN)).await
+    }
+
+    /// The same, never older than a version.
+    pub(crate) async fn read_at_least(&self, user: Uuid, version: u64) -> Answer {
+        let url = self.url(&format!("/api/entitlements/{user}?minVersion={version}"));
+        Answer::of(client().get(url).bearer_auth(SERVICE_TOKEN)).await
+    }
+
+    /// Asks for a checkout as a user.
+    pub(crate) async fn checkout(&self, user: Uuid, level: &str, key: Option<&str>) -> Answer {
+        let mut request = client()
+            .post(self.url("/api/checkout/session"))
+            .bearer_auth(session_token(user))
+            .json(&json!({ "entitlementLevel": level }));
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        Answer::of(request).await
+    }
+}
+
+/// An HTTP answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    /// Null where the body is not JSON.
+    pub(crate) json: Value,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// Sends a request and reads the answer.
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
+        Self::try_of(request).await.expect("an answer")
+    }
+
+    /// The same for servers that may die.
+    pub(crate) async fn try_of(request: reqwest::RequestBuilder) -> Result<Self, reqwest::Error> {
+        let response = request.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await?;
+        Ok(Self { status, headers, json: serde_json::from_str(&text).unwrap_or(Value::Null), text })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Asserts that this is an error of the contract: status, code, and nothing else in the body.
+    #[track_caller]
+    pub(crate) fn assert_error(&self, status: u16, code: &str) {
+        assert_eq!((self.status, self.json["code"].as_str()), (status, Some(code)), "{}", self.text);
+        let body = self.json.as_object().expect("an object");
+        assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()), "{}", self.text);
+        assert_eq!(body.len(), 2, "{}", self.text);
+        assert!(self.header("x-request-id").is_some(), "every answer names its request");
+    }
+}
+
+/// One client for all tests: with limits, so that a hanging server fails a test instead of the run.
+pub(crate) fn client() -> &'static reqwest::Client {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    CLIENT.get_or_init(|| {
+        install_tls();
+        reqwest::Client::builder()
+            .timeout(PATIENCE)
+            // Tests run on runtimes of their own: a pooled connection would belong to one that has ended.
+            .pool_max_idle_per_host(0)
+            .no_proxy()
+            .build()
+            .expect("a client")
+    })
+}
+
+fn install_tls() {
+    // Another test may have been quicker.
+    let _installed_before = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A session token as Supabase would issue it.
+pub(crate) fn session_token(user: Uuid) -> String {
+    auth::issue(&SecretString::from(JWT_SECRET), None, UserId::from(user), Duration::from_secs(3600), unix_now())
+        .unwrap()
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+/// The addresses in the line that the server writes when it listens.
+fn find_listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+    log.lines().find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let fields = &line["fields"];
+        if fields["message"] != "listening" {
+            return None;
+        }
+        Some((fields["public"].as_str()?.parse().ok()?, fields["admin"].as_str()?.parse().ok()?))
+    })
+}
