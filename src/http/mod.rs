@@ -15,6 +15,7 @@ mod openapi;
 mod request_id;
 mod route;
 mod time;
+mod unread;
 mod webhook;
 
 use std::{fmt, sync::Arc, time::Duration};
