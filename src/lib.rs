@@ -1,8 +1,10 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
 pub mod actor;
+pub mod app;
 pub mod auth;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod intake;

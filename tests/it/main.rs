@@ -11,6 +11,7 @@
 
 mod harness;
 
+mod cli;
 mod harness_self;
 mod ledger;
 mod migrations;
