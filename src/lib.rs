@@ -11,3 +11,4 @@ pub mod intake;
 pub mod ledger;
 pub mod reader;
 pub mod telemetry;
+pub mod upkeep;

@@ -11,9 +11,16 @@
 
 mod harness;
 
+mod checkout;
 mod cli;
+mod duplicate_delivery;
+mod entitlement_read;
 mod harness_self;
 mod ledger;
+mod life;
 mod migrations;
+mod redis_contract;
+mod replicas;
 mod stripe_gateway;
 mod tidy;
+mod webhook;
