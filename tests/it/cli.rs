@@ -18,10 +18,11 @@ use tollgate::{
     intake::signature::{Tolerance, WebhookSecrets, verify},
 };
 
-use crate::harness::TestDatabase;
+use crate::harness::{
+    TestDatabase,
+    server::{JWT_SECRET, WEBHOOK_SECRET, unix_now},
+};
 
-const WEBHOOK_SECRET: &str = "whsec_test0123456789abcdef0123456789";
-const JWT_SECRET: &str = "a-session-token-secret-for-tests-only-0001";
 const USER: &str = "3c2b1a90-8f7e-4d6c-9b5a-0e1f2d3c4b5a";
 
 /// Runs the binary with these settings and no others, where no `.env` of a developer is read.
@@ -48,10 +49,6 @@ async fn tollgate_aside(settings: &[(&str, &str)], arguments: &[&str]) -> Output
     })
     .await
     .unwrap()
-}
-
-fn unix_now() -> i64 {
-    chrono::Utc::now().timestamp()
 }
 
 fn stdout(output: &Output) -> &str {
