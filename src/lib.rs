@@ -3,10 +3,12 @@
 pub mod actor;
 pub mod app;
 pub mod auth;
+pub mod billing;
 pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod http;
 pub mod intake;
 pub mod ledger;
 pub mod reader;

@@ -89,11 +89,14 @@ proptest! {
 
     #[test]
     fn mutated_events_are_answered(
-        which in prop::sample::select(FIXTURES),
+        which in 0..FIXTURES.len(),
         mutations in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..4, any::<u8>()), 1..8),
     ) {
-        let mut body = which.1.to_vec();
+        let mut body = FIXTURES[which].1.to_vec();
         for (place, how, byte) in mutations {
+            if body.is_empty() {
+                break;
+            }
             let place = place.index(body.len());
             match how {
                 0 => body[place] = byte,
