@@ -5,6 +5,7 @@ use std::{
     future::{Ready, ready},
     panic::AssertUnwindSafe,
     rc::Rc,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -34,15 +35,28 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken from a caller, in bytes.
 const ID_LEN_MAX: usize = 64;
 
-/// The outermost middleware: to be wrapped round everything else. The metrics recorder must have been installed before a
-/// server with it starts.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RequestId;
+/// The outermost middleware: to be wrapped round everything else. Clones count together.
+#[derive(Clone)]
+pub struct RequestId(Arc<Meters>);
 
-/// One of these per thread: they count together all the same.
 struct Meters {
     routes: RouteMeters,
     panics: Counter,
+}
+
+impl RequestId {
+    /// The metrics recorder must have been installed before.
+    #[must_use]
+    pub fn new() -> Self {
+        let panics = counter!("tollgate_http_panics_total");
+        Self(Arc::new(Meters { routes: RouteMeters::new(), panics }))
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<S, B> Transform<S, ServiceRequest> for RequestId
@@ -57,15 +71,15 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        let panics = counter!("tollgate_http_panics_total");
-        ready(Ok(WithRequestId { service, meters: Rc::new(Meters { routes: RouteMeters::new(), panics }) }))
+        // A count of references per thread, so that threads do not contend for one.
+        ready(Ok(WithRequestId { service, meters: Rc::new(Arc::clone(&self.0)) }))
     }
 }
 
 /// A service of one thread with [`RequestId`] round it.
 pub struct WithRequestId<S> {
     service: S,
-    meters: Rc<Meters>,
+    meters: Rc<Arc<Meters>>,
 }
 
 impl<S, B> Service<ServiceRequest> for WithRequestId<S>
