@@ -5,7 +5,6 @@ use std::{
     future::{Ready, ready},
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -35,28 +34,23 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken from a caller, in bytes.
 const ID_LEN_MAX: usize = 64;
 
-/// The outermost middleware: to be wrapped round everything else. Clones count together.
-#[derive(Clone)]
-pub struct RequestId(Arc<Meters>);
+/// The outermost middleware: to be wrapped round everything else. The metrics recorder must have been installed before a
+/// server with it starts.
+#[derive(Debug, Clone, Default)]
+pub struct RequestId(());
 
+impl RequestId {
+    /// There is nothing to choose.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Handles of one thread; those of all threads count together.
 struct Meters {
     routes: RouteMeters,
     panics: Counter,
-}
-
-impl RequestId {
-    /// The metrics recorder must have been installed before.
-    #[must_use]
-    pub fn new() -> Self {
-        let panics = counter!("tollgate_http_panics_total");
-        Self(Arc::new(Meters { routes: RouteMeters::new(), panics }))
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl<S, B> Transform<S, ServiceRequest> for RequestId
@@ -71,15 +65,15 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        // A count of references per thread, so that threads do not contend for one.
-        ready(Ok(WithRequestId { service, meters: Rc::new(Arc::clone(&self.0)) }))
+        let panics = counter!("tollgate_http_panics_total");
+        ready(Ok(WithRequestId { service, meters: Rc::new(Meters { routes: RouteMeters::new(), panics }) }))
     }
 }
 
 /// A service of one thread with [`RequestId`] round it.
 pub struct WithRequestId<S> {
     service: S,
-    meters: Rc<Arc<Meters>>,
+    meters: Rc<Meters>,
 }
 
 impl<S, B> Service<ServiceRequest> for WithRequestId<S>
