@@ -36,18 +36,10 @@ const ID_LEN_MAX: usize = 64;
 
 /// The outermost middleware: to be wrapped round everything else. The metrics recorder must have been installed before a
 /// server with it starts.
-#[derive(Debug, Clone, Default)]
-pub struct RequestId(());
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestId;
 
-impl RequestId {
-    /// There is nothing to choose.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(())
-    }
-}
-
-/// Handles of one thread; those of all threads count together.
+/// One of these per thread: they count together all the same.
 struct Meters {
     routes: RouteMeters,
     panics: Counter,

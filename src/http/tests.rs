@@ -101,8 +101,7 @@ impl Site {
     }
 
     fn start(routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static) -> Self {
-        let request_id = RequestId::new();
-        let server = HttpServer::new(move || App::new().wrap(request_id.clone()).configure(routes.clone()))
+        let server = HttpServer::new(move || App::new().wrap(RequestId).configure(routes.clone()))
             .workers(1)
             .disable_signals()
             .bind("127.0.0.1:0")
@@ -319,7 +318,8 @@ async fn an_unfinished_body_does_not_keep_the_connection() {
         ("GET /boom".to_owned(), "INTERNAL"),
     ];
     let bodies = ["content-length: 10\r\n\r\n12345", "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"];
-    // At once, since the server reads on for a second after each answer.
+    // At once, since the server reads on for a second after each answer. (That time must not be shorter: its clock is up to
+    // half a second late, and a time that is over when it is set is never noticed.)
     join_all(targets.iter().flat_map(|target| bodies.map(|body| (target, body))).map(
         async |((target, code), body)| {
             let answer = site.raw(&format!("{target} HTTP/1.1\r\nhost: t\r\n{body}")).await;
