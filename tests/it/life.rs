@@ -161,3 +161,52 @@ async fn a_stopped_redis_delays_and_fails_nothing() {
         .await;
     }
 }
+
+/// Canaries: no secret of ours or of a user's is in a log line, a metric or an answer, whatever happens, at the chattiest level.
+#[tokio::test]
+async fn no_secret_is_ever_shown() {
+    use crate::harness::server::{
+        Answer, JWT_SECRET, SERVICE_TOKEN, STRIPE_KEY, WEBHOOK_SECRET, client, session_token,
+    };
+    let world = World::new().await;
+    let admin = "an-admin-token-for-tests-only-0001";
+    let server = world.serve_with(&[("TOLLGATE_LOG", "trace"), ("TOLLGATE_ADMIN_TOKEN", admin)]).await;
+    let user = Uuid::new_v4();
+    let token = session_token(user);
+    let event = SessionEvent::paid(user);
+    let mut seen = String::new();
+    for answer in [
+        server.deliver(&event.json()).await,
+        server.deliver(&event.json()).await,
+        server.post_webhook(b"{}", Some("t=1,v1=00")).await,
+        server.checkout(user, "PRO", Some("click")).await,
+        server.checkout(user, "NOPE", None).await,
+        server.read(user).await,
+        Answer::of(client().get(server.url("/api/entitlements")).bearer_auth(&token)).await,
+        Answer::of(client().get(server.url("/api/entitlements")).bearer_auth(format!("{token}x"))).await,
+        Answer::of(client().get(server.admin_url("/metrics"))).await,
+        Answer::of(client().get(server.admin_url("/metrics")).bearer_auth(admin)).await,
+    ] {
+        seen.push_str(&answer.text);
+    }
+    assert!(seen.contains("tollgate_webhook_events_total"), "the admin token opens the metrics");
+    server.signal("TERM").await;
+    server.ended().await;
+    seen.push_str(&server.log());
+    assert!(seen.contains("skipped replay"));
+    let signature_of_token = token.rsplit('.').next().unwrap();
+    for (what, secret) in [
+        ("webhook secret", WEBHOOK_SECRET),
+        ("session secret", JWT_SECRET),
+        ("service token", SERVICE_TOKEN),
+        ("Stripe key", STRIPE_KEY),
+        ("admin token", admin),
+        ("a user's token", signature_of_token),
+    ] {
+        assert!(
+            !seen.contains(secret),
+            "{what}: {}",
+            seen.lines().find(|line| line.contains(secret)).unwrap_or_default()
+        );
+    }
+}
