@@ -204,7 +204,11 @@ async fn sixteen_lanes_at_once_apply_each_event_and_each_session_once() {
 #[tokio::test]
 async fn a_locked_user_holds_up_nobody_else() {
     let database = TestDatabase::new().await;
-    let ledger = ledger_on(&database).await;
+    PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
+    // Patient: nothing here may end by a limit of time.
+    let patient = Duration::from_secs(60);
+    let limits = Limits { lock: patient, statement: patient, transaction: patient, ..Limits::default() };
+    let ledger = Arc::new(PostgresLedger::connect(&database.url(), limits, built_in()).await.unwrap());
     let (stuck, free) = (user(), user());
     let mut lane = ledger.lane();
     commit_one(&mut *lane, purchase(stuck, "evt_1", "cs_1")).await;
@@ -231,14 +235,17 @@ async fn hold_lock_of(
     user: UserId,
 ) {
     // A row lock on the user's state stops a commit after it has taken the advisory lock and before it ends.
-    other.batch_execute(&format!("SELECT 1 FROM entitlement_state WHERE user_id = '{user}' FOR UPDATE")).await.unwrap();
+    other
+        .batch_execute(&format!("BEGIN; SELECT 1 FROM entitlement_state WHERE user_id = '{user}' FOR UPDATE"))
+        .await
+        .unwrap();
     let mut lane = ledger.lane();
     let (probe, answer) = ticket(purchase(user, "evt_probe", "cs_probe"));
     let committing = tokio::spawn(async move { lane.commit(vec![probe]).await });
     let query = "SELECT (classid::bigint << 32 | objid::bigint)::text FROM pg_locks \
                  WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database = \
                    (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let key = crate::harness::until_ok(Duration::from_secs(10), "the commit holds its lock", || async {
+    let key = crate::harness::until_ok(Duration::from_secs(30), "the commit holds its lock", || async {
         database.query(query).await.first().and_then(|row| row[0].clone()).ok_or("no lock yet")
     })
     .await;
@@ -279,7 +286,7 @@ async fn an_unknown_user_waits_and_is_served_when_he_appears() {
     assert_eq!(commit_one(&mut *lane, entry.clone()).await.outcome, Outcome::DuplicateWaiting);
 
     database.execute(&format!("INSERT INTO users VALUES ('{user}', 'a@example.com')")).await;
-    let due = crate::harness::until_ok(Duration::from_secs(5), "the event is due", || async {
+    let due = crate::harness::until_ok(Duration::from_secs(30), "the event is due", || async {
         ledger.parked_due(10).await.unwrap().pop().ok_or("not due")
     })
     .await;
@@ -318,7 +325,7 @@ async fn the_end_of_a_level_is_a_change_with_a_version_of_its_own() {
     let ended = Utc::now() - TimeDelta::days(7) + TimeDelta::milliseconds(1500);
     let state = commit_one(&mut *lane, purchase_of(user, "evt_1", "cs_1", "TRIAL", ended)).await.entitlement.unwrap();
     assert_eq!(state.level.as_str(), "TRIAL");
-    eventually(Duration::from_secs(10), "the trial is over", || async {
+    eventually(Duration::from_secs(30), "the trial is over", || async {
         ledger.lapsed(10).await.unwrap() == [(user, 1)]
     })
     .await;

@@ -334,7 +334,7 @@ async fn too_many_at_once_are_told_to_come_back() {
         async move { server.deliver(&event).await }
     });
     crate::harness::eventually(
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(30),
         "the first delivery waits for the ledger",
         || async {
             let waits = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
