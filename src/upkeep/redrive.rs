@@ -1,6 +1,9 @@
 //! Showing readers again what changed since a moment. The version script makes it harmless to show anything twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -79,6 +82,8 @@ impl Redriver {
 pub(super) async fn retry_unpublished(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.retry);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Since when commits went uncounted that readers have not been shown.
+    let mut overflow: Option<Instant> = None;
     loop {
         ticks.tick().await;
         if upkeep.cache.breaker().state() == crate::cache::BreakerState::Open {
@@ -86,7 +91,12 @@ pub(super) async fn retry_unpublished(upkeep: Upkeep) {
         }
         upkeep.entitlements.republish_due(RETRY_AGE, RETRIES_MAX).await;
         if let Some(ago) = upkeep.entitlements.take_overflow() {
-            redrive_ago(&upkeep, ago, "overflow").await;
+            overflow = overflow.or_else(|| Instant::now().checked_sub(ago));
+        }
+        if let Some(since) = overflow
+            && redrive_ago(&upkeep, since.elapsed(), "overflow").await
+        {
+            overflow = None;
         }
     }
 }
@@ -96,16 +106,24 @@ pub(super) async fn probe(upkeep: Upkeep) {
     let breaker = upkeep.cache.breaker();
     loop {
         breaker.until_open().await;
-        while upkeep.cache.ping().await.is_err() {
+        let noticed = Instant::now();
+        let mut missed = Duration::ZERO;
+        loop {
+            while upkeep.cache.ping().await.is_err() {
+                tokio::time::sleep(upkeep.rhythm.probe).await;
+            }
+            missed = missed.max(breaker.close()).max(noticed.elapsed());
+            if redrive_ago(&upkeep, missed, "outage").await {
+                break;
+            }
+            // It went away again, or the ledger did: what was missed is missed still.
             tokio::time::sleep(upkeep.rhythm.probe).await;
         }
-        let outage = breaker.close();
-        redrive_ago(&upkeep, outage, "outage").await;
     }
 }
 
-async fn redrive_ago(upkeep: &Upkeep, ago: Duration, why: &'static str) {
-    let Ok(now) = upkeep.ledger.now().await else { return };
+async fn redrive_ago(upkeep: &Upkeep, ago: Duration, why: &'static str) -> bool {
+    let Ok(now) = upkeep.ledger.now().await else { return false };
     let ago = TimeDelta::from_std(ago).unwrap_or(TimeDelta::days(1));
-    upkeep.redriver.since(now - ago - MARGIN, usize::MAX, why).await;
+    upkeep.redriver.since(now - ago - MARGIN, usize::MAX, why).await
 }

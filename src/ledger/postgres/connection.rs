@@ -114,16 +114,20 @@ struct Identity {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Timeline {
+struct Word {
     #[diesel(sql_type = Text)]
-    timeline: String,
+    word: String,
 }
 
-/// The epoch of the ledger behind this connection, and whether `users` is ours. The epoch carries PostgreSQL's timeline where
-/// it may be read: it changes when a standby takes over, which may have lost what the old primary acknowledged.
-pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
+/// The epoch of the ledger behind this connection, and whether `users` is ours.
+///
+/// Besides the migration's random id it carries, where they may be read, the cluster's identity (a dump restored elsewhere is
+/// another ledger) and its timeline (which changes when a standby takes over, or a backup is rolled forward: both may have
+/// lost what was acknowledged).
+pub(super) async fn identity(connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
+    let mut asking = connection;
     let found: Identity = diesel::sql_query("SELECT epoch::text AS epoch, owns_users FROM tollgate_ledger")
-        .get_result(&mut connection)
+        .get_result(&mut asking)
         .await
         .map_err(|error| match classify(&error) {
             LedgerError::Refused { .. } => LedgerError::Unavailable(
@@ -131,17 +135,24 @@ pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoc
             ),
             other => other,
         })?;
-    let timeline: QueryResult<Timeline> =
-        diesel::sql_query("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline")
-            .get_result(&mut connection)
-            .await;
-    let epoch = match timeline {
-        Ok(Timeline { timeline }) => format!("{}-{timeline}", found.epoch),
-        Err(error) => {
-            tracing::debug!(%error, "the timeline may not be read: a failover is not seen in the epoch");
-            found.epoch
+    let mut epoch = found.epoch;
+    for question in [
+        "SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS word \
+         FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()",
+        "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS word",
+    ] {
+        let answer: QueryResult<Word> = diesel::sql_query(question).get_result(&mut asking).await;
+        match answer {
+            Ok(Word { word }) => {
+                epoch.push('-');
+                epoch.push_str(&word);
+            }
+            Err(error) => match classify(&error) {
+                gone @ LedgerError::Unavailable(_) => return Err(gone),
+                _ => tracing::debug!(%error, "a part of the epoch may not be read"),
+            },
         }
-    };
+    }
     Ok((Epoch::new(&epoch), found.owns_users))
 }
 

@@ -26,7 +26,7 @@ use super::{ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, 
 use crate::domain::{
     entitlement::Entitlement,
     grant::Grant,
-    id::{EventId, SessionId, UserId},
+    id::{SessionId, UserId},
     level::Level,
     plan::Catalogue,
 };
@@ -135,10 +135,6 @@ impl Ledger for PostgresLedger {
         upkeep::parked_due(&self.pool, limit).await
     }
 
-    async fn wake_parked(&self, event: &EventId) -> Result<(), LedgerError> {
-        upkeep::wake_parked(&self.pool, event).await
-    }
-
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.pool).await
     }
@@ -160,7 +156,11 @@ impl Ledger for PostgresLedger {
     }
 
     async fn beat(&self, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
-        upkeep::beat(&self.pool, instance).await
+        let mut connection = connection::acquire(&self.pool).await?;
+        // A replica that only reads, or is idle, must notice another ledger too.
+        let (epoch, _) = connection::identity(&connection).await?;
+        self.shared.observe_epoch(epoch);
+        upkeep::beat(&mut connection, instance).await
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

@@ -6,14 +6,13 @@ use diesel::{
     ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
     sql_types::{Integer, Text},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
     super::{Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
     connection::{Pool, acquire, classify},
     schema::{checkout_keys, checkout_sessions, instances},
-    statements::WakeEvents,
 };
 use crate::domain::{
     id::{EventId, SessionId, UserId},
@@ -57,13 +56,6 @@ pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEven
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
-}
-
-pub(super) async fn wake_parked(pool: &Pool, event: &EventId) -> Result<(), LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let ids = [event.as_str()];
-    let _: Vec<i32> = WakeEvents { ids: &ids }.get_results(&mut connection).await.map_err(|error| classify(&error))?;
-    Ok(())
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
@@ -162,21 +154,20 @@ pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], atte
     Ok(())
 }
 
-pub(super) async fn beat(pool: &Pool, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
-    let mut connection = acquire(pool).await?;
+pub(super) async fn beat(connection: &mut AsyncPgConnection, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
     diesel::sql_query("INSERT INTO instances (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET last_seen = now()")
         .bind::<diesel::sql_types::Uuid, _>(instance)
-        .execute(&mut connection)
+        .execute(connection)
         .await
         .map_err(|error| classify(&error))?;
     diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"))
-        .execute(&mut connection)
+        .execute(connection)
         .await
         .map_err(|error| classify(&error))?;
     let rows: Vec<(Uuid, DateTime<Utc>)> = instances::table
         .order(instances::id)
         .select((instances::id, instances::last_seen))
-        .load(&mut connection)
+        .load(connection)
         .await
         .map_err(|error| classify(&error))?;
     Ok(rows.into_iter().map(|(id, last_seen)| Instance { id, last_seen }).collect())
