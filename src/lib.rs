@@ -9,3 +9,4 @@ pub mod intake;
 pub mod ledger;
 pub mod reader;
 pub mod telemetry;
+pub mod upkeep;

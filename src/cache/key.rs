@@ -46,24 +46,17 @@ pub fn canary(instance: Uuid) -> String {
     format!("webhook:event:canary:{instance}")
 }
 
-/// Until when a level may be served from the cache: an hour, or its end if that is nearer, less `jitter` (0 to 1) of a tenth, so
-/// that values written together do not expire together. `None` if it is over already.
+/// Until when a level may be served from the cache: an hour, or its end if that is nearer, less a tenth at most,
+/// so that values written together do not expire together: `jitter`, from 0 to 1000, says how much of the tenth. `None` if it is over already.
 #[must_use]
-pub fn fresh_until(entitlement: &Entitlement, now: DateTime<Utc>, jitter: f64) -> Option<DateTime<Utc>> {
+pub fn fresh_until(entitlement: &Entitlement, now: DateTime<Utc>, jitter: u16) -> Option<DateTime<Utc>> {
     let life = entitlement.expires_at.map_or(LEVEL_TTL, |end| LEVEL_TTL.min(end - now));
     let millis = life.num_milliseconds();
     if millis <= 0 {
         return None;
     }
-    let most = millis / 10;
-    let less = (jitter.clamp(0.0, 1.0) * 1000.0).round();
-    let less = most.saturating_mul(per_mille(less)) / 1000;
+    let less = (millis / 10).saturating_mul(i64::from(jitter.min(1000))) / 1000;
     now.checked_add_signed(TimeDelta::milliseconds((millis - less).max(1)))
-}
-
-fn per_mille(value: f64) -> i64 {
-    // A table-free conversion: `as` is banned, and 0..=1000 is all there is.
-    format!("{value:.0}").parse().unwrap_or(0)
 }
 
 /// The fields of the meta hash, in the order in which they are read.
@@ -111,10 +104,10 @@ mod tests {
     #[test]
     fn a_level_is_never_fresh_beyond_its_end_and_at_most_an_hour() {
         let now = at("2026-11-23T12:00:00Z");
-        assert_eq!(fresh_until(&pro(None), now, 0.0), Some(at("2026-11-23T13:00:00Z")));
-        assert_eq!(fresh_until(&pro(None), now, 1.0), Some(at("2026-11-23T12:54:00Z")));
-        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:10:00Z")), now, 0.5), Some(at("2026-11-23T12:09:30Z")));
-        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:00:00Z")), now, 0.0), None);
+        assert_eq!(fresh_until(&pro(None), now, 0), Some(at("2026-11-23T13:00:00Z")));
+        assert_eq!(fresh_until(&pro(None), now, 1000), Some(at("2026-11-23T12:54:00Z")));
+        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:10:00Z")), now, 500), Some(at("2026-11-23T12:09:30Z")));
+        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:00:00Z")), now, 0), None);
     }
 
     #[test]

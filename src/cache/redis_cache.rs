@@ -167,7 +167,7 @@ impl RedisCache {
         let mut pipeline = redis::pipe();
         for Publication { user, entitlement, epoch, mark } in publications {
             // A level that is over: the version still counts, the level's key goes.
-            let fresh_until = key::fresh_until(entitlement, now, rand::random()).unwrap_or(now);
+            let fresh_until = key::fresh_until(entitlement, now, rand::random_range(0..=1000)).unwrap_or(now);
             let expires_at = entitlement.expires_at.map(|end| end.timestamp_micros().to_string()).unwrap_or_default();
             pipeline
                 .cmd("EVALSHA")

@@ -6,7 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::Upkeep;
-use crate::{cache::{Budget, key}, ledger::Instance};
+use crate::{
+    cache::{Budget, key},
+    ledger::Instance,
+};
 
 /// A commit may become visible this long after the time it carries.
 const MARGIN: TimeDelta = TimeDelta::seconds(10);
@@ -56,12 +59,17 @@ struct Watch {
     looked: bool,
     /// Dead replicas whose left-overs were done once; done again after the margin, then forgotten.
     done_once: HashMap<Uuid, DateTime<Utc>>,
+    /// What this replica wrote into Redis last; 0 before the first time.
     canary: u64,
+    /// Redis has lost what was acknowledged, and readers have not been shown everything again.
+    memory_lost: bool,
 }
 
 impl Watch {
     async fn look_after(&mut self, upkeep: &Upkeep, instances: &[Instance]) {
-        let Some(now) = instances.iter().find(|other| other.id == upkeep.instance).map(|own| own.last_seen) else { return };
+        let Some(now) = instances.iter().find(|other| other.id == upkeep.instance).map(|own| own.last_seen) else {
+            return;
+        };
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);
         if !self.looked {
             // Whoever ran before us may have died a moment ago, long before it counts as dead.
@@ -92,17 +100,16 @@ impl Watch {
         let Ok(found) = upkeep.cache.swap_canary(upkeep.instance, next, &mut budget).await else { return };
         let expected = (self.canary > 0).then_some(self.canary);
         self.canary = next;
-        if found != expected && expected.is_some() {
+        if expected.is_some() && found != expected {
             metrics::counter!("tollgate_cache_memory_lost_total").increment(1);
             tracing::warn!("the cache has lost its memory: showing readers everything that changed within a day");
-            if let Ok(now) = upkeep.ledger.now().await
-                && !upkeep.redriver.since(now - key::META_TTL - MARGIN, usize::MAX, "lost memory").await
-            {
-                // Once more with the next beat.
-                self.canary = 0;
-                let _tried = upkeep.cache.swap_canary(upkeep.instance, 0, &mut budget).await;
-                self.canary = u64::MAX / 2;
-            }
+            self.memory_lost = true;
+        }
+        // Until it gets through: a later beat finds the canary in order again.
+        if self.memory_lost
+            && let Ok(now) = upkeep.ledger.now().await
+        {
+            self.memory_lost = !upkeep.redriver.since(now - key::META_TTL - MARGIN, usize::MAX, "lost memory").await;
         }
     }
 }

@@ -117,7 +117,10 @@ impl RunningUpkeep {
                 tracing::debug!(%error, "the other replicas will find out by themselves that this one has stopped");
             }
         } else {
-            tracing::warn!(waiting = entitlements.unpublished(), "stopping with cache writes waiting: another replica does them");
+            tracing::warn!(
+                waiting = entitlements.unpublished(),
+                "stopping with cache writes waiting: another replica does them"
+            );
         }
     }
 }

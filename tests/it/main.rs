@@ -11,8 +11,15 @@
 
 mod harness;
 
+mod checkout;
+mod duplicate_delivery;
+mod entitlement_read;
 mod harness_self;
 mod ledger;
+mod life;
 mod migrations;
+mod redis_contract;
+mod replicas;
 mod stripe_gateway;
 mod tidy;
+mod webhook;

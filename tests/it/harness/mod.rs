@@ -1,11 +1,11 @@
 //! What the integration tests stand on: real servers that each test may break as it likes, and waiting without sleeping.
 
-// pub(crate) mod event;
+pub(crate) mod event;
 mod ports;
 mod postgres;
 mod programs;
 mod redis;
-// pub(crate) mod server;
+pub(crate) mod server;
 pub(crate) mod stripe;
 mod supervised;
 mod wait;

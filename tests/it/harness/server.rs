@@ -50,7 +50,7 @@ impl World {
         let pairs = [
             ("DATABASE_URL", self.database.url()),
             ("REDIS_URL", self.redis.url()),
-            ("STRIPE_API_BASE", self.stripe.url()),
+            ("STRIPE_API_BASE", self.stripe.url().into()),
             ("STRIPE_SECRET_KEY", STRIPE_KEY.into()),
             ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET.into()),
             ("SUPABASE_JWT_SECRET", JWT_SECRET.into()),
