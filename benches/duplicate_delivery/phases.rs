@@ -104,12 +104,10 @@ pub(crate) async fn duplicates(bench: &mut Bench, options: &Options, report: &mu
     deliver_some(bench, options, report).await;
     let requests = webhooks(&bench.delivered[..bench.delivered.len().min(options.events)]);
     let checked = Arc::new(requests.iter().take(CYCLED).cloned().collect::<Vec<_>>());
-    let ceiling = async |bench: &Bench| bench.drive_ceiling(options.ceiling_load(Arc::clone(&checked))).await.rate();
-
-    let before = ceiling(bench).await;
+    let before = ceiling(bench, options, report, CHECK_ONLY, Arc::clone(&checked)).await;
     let (answers, used) = bench.drive(options.load(requests, Some(options.duplicates))).await;
     expect(report, "duplicates", &answers, &[Verdict::Duplicate]);
-    let after = ceiling(bench).await;
+    let after = ceiling(bench, options, report, CHECK_ONLY, checked).await;
     report.row(Row {
         phase: "duplicates",
         rate: answers.rate(),
@@ -152,12 +150,10 @@ pub(crate) async fn mixed(bench: &mut Bench, options: &Options, report: &mut Rep
 pub(crate) async fn read(bench: &mut Bench, options: &Options, report: &mut Report) {
     deliver_some(bench, options, report).await;
     let users: Vec<Uuid> = bench.delivered.iter().rev().take(CYCLED).map(|event| event.user).collect();
-    let ceiling = async |bench: &Bench| bench.drive_ceiling(options.ceiling_load(bare_get())).await.rate();
-
-    let before = ceiling(bench).await;
+    let before = ceiling(bench, options, report, BARE_GET, bare_get()).await;
     let (answers, used) = bench.drive(options.load(reads(&users), None)).await;
     expect(report, "reads", &answers, &[Verdict::FromCache, Verdict::FromDatabase]);
-    let after = ceiling(bench).await;
+    let after = ceiling(bench, options, report, BARE_GET, bare_get()).await;
     report.row(Row {
         phase: "reads",
         rate: answers.rate(),
@@ -212,6 +208,20 @@ pub(crate) async fn memory(bench: &mut Bench, options: &Options, report: &mut Re
         let each = kib(at_end, bytes) / (sent - users) as f64;
         report.memory("more for each after the first 20,000", each, "KiB", Target::None);
     }
+}
+
+/// The rate at which the ceiling server answers these requests.
+async fn ceiling(
+    bench: &Bench,
+    options: &Options,
+    report: &mut Report,
+    name: &'static str,
+    requests: Arc<Vec<Vec<u8>>>,
+) -> f64 {
+    let (answers, used) = bench.drive_ceiling(options.ceiling_load(requests)).await;
+    expect(report, name, &answers, &[Verdict::Plain]);
+    report.usage(name, answers.all.len(), used);
+    answers.rate()
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -73,8 +73,10 @@ impl Bench {
     }
 
     /// Drives the load at the ceiling server.
-    pub(crate) async fn drive_ceiling(&self, load: Load) -> Answers {
-        drive(Load { servers: vec![self.ceiling_server.address], ..load }).await
+    pub(crate) async fn drive_ceiling(&self, load: Load) -> (Answers, Option<Used>) {
+        let meter = Meter::start(self.groups(vec![self.ceiling_server.pid()]));
+        let answers = drive(Load { servers: vec![self.ceiling_server.address], ..load }).await;
+        (answers, meter.stop())
     }
 
     /// Single rows committed by PostgreSQL alone.
