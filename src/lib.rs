@@ -1,10 +1,14 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
 pub mod actor;
+pub mod app;
 pub mod auth;
+pub mod billing;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod http;
 pub mod intake;
 pub mod ledger;
 pub mod reader;

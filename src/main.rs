@@ -1,3 +1,7 @@
 //! The `tollgate` binary: see [`tollgate`] for everything it does.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tollgate::cli::run()
+}

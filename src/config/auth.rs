@@ -28,9 +28,7 @@ impl AuthConfig {
     /// `admin_bind` is `None` where it is wrong itself.
     pub(super) fn read(reader: &Reader<'_>, admin_bind: Option<SocketAddr>) -> Option<Self> {
         let jwt_secret = Self::read_jwt_secret(reader);
-        let issuer = reader.optional(&setting::SUPABASE_URL, |text| {
-            web_url(text).map(|url| format!("{}/auth/v1", url.as_str().trim_end_matches('/')))
-        });
+        let issuer = Self::read_issuer(reader);
         let anon_key = reader.token(&setting::SUPABASE_ANON_KEY, TOKEN_LEN_MIN);
         let service_tokens = [setting::SERVICE_TOKEN, setting::SUPABASE_SERVICE_ROLE_KEY].map(|setting| {
             let token = reader.token(&setting, TOKEN_LEN_MIN);
@@ -56,7 +54,14 @@ impl AuthConfig {
         })
     }
 
-    fn read_jwt_secret(reader: &Reader<'_>) -> Option<SecretString> {
+    #[expect(clippy::option_option, reason = "absent and wrong are two things")]
+    pub(super) fn read_issuer(reader: &Reader<'_>) -> Option<Option<String>> {
+        reader.optional(&setting::SUPABASE_URL, |text| {
+            web_url(text).map(|url| format!("{}/auth/v1", url.as_str().trim_end_matches('/')))
+        })
+    }
+
+    pub(super) fn read_jwt_secret(reader: &Reader<'_>) -> Option<SecretString> {
         let secret = reader.token(&setting::SUPABASE_JWT_SECRET, JWT_SECRET_LEN_MIN)?;
         if secret.is_none() {
             let hint = if reader.text(setting::SUPABASE_URL.name).is_some() {

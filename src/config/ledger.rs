@@ -56,7 +56,7 @@ impl LedgerConfig {
         })
     }
 
-    fn read_url(reader: &Reader<'_>) -> Option<SecretString> {
+    pub(super) fn read_url(reader: &Reader<'_>) -> Option<SecretString> {
         let setting = &setting::DATABASE_URL;
         if reader.text(setting.name).is_none() {
             let hint = if reader.text(setting::SUPABASE_URL.name).is_some() {

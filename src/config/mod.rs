@@ -13,6 +13,7 @@ mod auth;
 mod cache;
 pub mod catalogue;
 mod checkout;
+mod command;
 mod ledger;
 mod parse;
 mod reader;
@@ -24,7 +25,9 @@ pub use actor::ActorConfig;
 pub use auth::AuthConfig;
 pub use cache::CacheConfig;
 pub use checkout::CheckoutConfig;
+pub use command::{MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
 pub use ledger::LedgerConfig;
+pub(crate) use parse::duration;
 pub use reader::{ConfigError, ConfigErrors};
 pub use server::{LogConfig, LogFormat, ServerConfig};
 pub use setting::{SETTINGS, Setting, WhenUnset, env_example, markdown};
@@ -59,31 +62,11 @@ impl Config {
     /// # Errors
     /// Everything that is wrong.
     pub fn from_env() -> Result<Self, ConfigErrors> {
-        // Bytes that are no UTF-8 become U+FFFD, which no setting takes.
-        let environment = std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-        Self::from_environment_and_files(environment.collect(), Path::new("."))
+        Self::from_environment_and_files(process_environment(), Path::new("."))
     }
 
-    fn from_environment_and_files(
-        mut variables: HashMap<String, String>,
-        directory: &Path,
-    ) -> Result<Self, ConfigErrors> {
-        let mut errors = Vec::new();
-        for file in [".env.local", ".env"] {
-            if let Err(error) = add_file(&mut variables, &directory.join(file)) {
-                errors.push(error);
-            }
-        }
-        errors.extend(unknown(variables.keys()));
-        match Self::from_lookup(&|name| variables.get(name).cloned()) {
-            Ok(config) if errors.is_empty() => Ok(config),
-            Ok(_) => Err(ConfigErrors(errors)),
-            Err(ConfigErrors(more)) => {
-                errors.extend(more);
-                Err(ConfigErrors(errors))
-            }
-        }
+    fn from_environment_and_files(variables: HashMap<String, String>, directory: &Path) -> Result<Self, ConfigErrors> {
+        with_files(variables, directory, Self::from_lookup)
     }
 
     /// Reads settings from anywhere. The catalogue's file is read as well.
@@ -140,6 +123,36 @@ impl Config {
             "TOLLGATE_REPLY_TIMEOUT is not longer than TOLLGATE_LEDGER_COMMIT_TIMEOUT: callers give up before the ledger does",
         );
         self
+    }
+}
+
+/// Bytes that are no UTF-8 become U+FFFD, which no setting takes.
+fn process_environment() -> HashMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Adds the files' variables, and what is wrong with any of their names to what `read` finds wrong.
+fn with_files<T>(
+    mut variables: HashMap<String, String>,
+    directory: &Path,
+    read: impl FnOnce(&dyn Fn(&str) -> Option<String>) -> Result<T, ConfigErrors>,
+) -> Result<T, ConfigErrors> {
+    let mut errors = Vec::new();
+    for file in [".env.local", ".env"] {
+        if let Err(error) = add_file(&mut variables, &directory.join(file)) {
+            errors.push(error);
+        }
+    }
+    errors.extend(unknown(variables.keys()));
+    match read(&|name| variables.get(name).cloned()) {
+        Ok(found) if errors.is_empty() => Ok(found),
+        Ok(_) => Err(ConfigErrors(errors)),
+        Err(ConfigErrors(more)) => {
+            errors.extend(more);
+            Err(ConfigErrors(errors))
+        }
     }
 }
 

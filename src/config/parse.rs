@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 use url::{Host, Url};
 
 /// A whole number and a unit: `500ms`, `2s`, `10m`, `12h`, `3d`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.find(|c: char| !c.is_ascii_digit())?)?;
     let count: u64 = digits.parse().ok()?;
     let seconds = match unit {

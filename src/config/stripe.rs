@@ -76,9 +76,7 @@ impl StripeConfig {
 
     pub(super) fn read(reader: &Reader<'_>) -> Option<Self> {
         let key = reader.optional(&setting::STRIPE_SECRET_KEY, StripeKey::parse);
-        let webhook_secrets = reader.optional(&setting::STRIPE_WEBHOOK_SECRET, |text| {
-            text.split(',').map(str::trim).map(webhook_secret).collect::<Option<Vec<_>>>()
-        });
+        let webhook_secrets = Self::read_webhook_secrets(reader);
         let publishable_key = reader.optional(&setting::STRIPE_PUBLISHABLE_KEY, |text| {
             (has_stripe_shape(text, "pk_test_", 8) || has_stripe_shape(text, "pk_live_", 8)).then(|| text.to_owned())
         });
@@ -89,13 +87,21 @@ impl StripeConfig {
 
         let config = Self {
             key: key?,
-            webhook_secrets: webhook_secrets?.unwrap_or_default(),
+            webhook_secrets: webhook_secrets?,
             publishable_key: publishable_key?,
             api_base: api_base?,
             pro_price_id: pro_price_id?,
         };
         config.check(reader);
         Some(config)
+    }
+
+    /// None where there are none.
+    pub(super) fn read_webhook_secrets(reader: &Reader<'_>) -> Option<Vec<SecretString>> {
+        let secrets = reader.optional(&setting::STRIPE_WEBHOOK_SECRET, |text| {
+            text.split(',').map(str::trim).map(webhook_secret).collect::<Option<Vec<_>>>()
+        });
+        Some(secrets?.unwrap_or_default())
     }
 
     /// What is wrong only together.

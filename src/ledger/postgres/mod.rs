@@ -81,6 +81,23 @@ impl PostgresLedger {
         let shared = Arc::new(Shared { connector, catalogue, epoch: RwLock::new(epoch), owns_users });
         Ok(Self { shared, pool })
     }
+
+    /// Whether the database keeps what it has acknowledged.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be asked.
+    pub async fn durability(&self) -> Result<Durability, LedgerError> {
+        read::durability(&self.pool).await
+    }
+}
+
+/// Settings of the database that decide whether an acknowledged commit survives a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durability {
+    /// Whether a commit waits for the log to be written.
+    pub synchronous_commit: bool,
+    /// Whether writing means reaching the disk.
+    pub fsync: bool,
 }
 
 #[async_trait]

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     super::{ChangedState, LedgerError},
+    Durability,
     batch::{Loaded, entitlement as read_entitlement, load},
     connection::{Pool, acquire, classify},
     schema::entitlement_state,
@@ -111,6 +112,25 @@ pub(super) async fn levels_in_use(pool: &Pool) -> Result<Vec<Level>, LedgerError
     .await
     .map_err(|error| classify(&error))?;
     Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
+}
+
+#[derive(diesel::QueryableByName)]
+struct DurabilityRow {
+    #[diesel(sql_type = Text)]
+    synchronous_commit: String,
+    #[diesel(sql_type = Text)]
+    fsync: String,
+}
+
+pub(super) async fn durability(pool: &Pool) -> Result<Durability, LedgerError> {
+    let mut connection = acquire(pool).await?;
+    let row: DurabilityRow = diesel::sql_query(
+        "SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync",
+    )
+    .get_result(&mut connection)
+    .await
+    .map_err(|error| classify(&error))?;
+    Ok(Durability { synchronous_commit: row.synchronous_commit != "off", fsync: row.fsync != "off" })
 }
 
 #[derive(diesel::QueryableByName)]

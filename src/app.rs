@@ -1,0 +1,338 @@
+//! The composition root: every part is made here, once, and stopped here, in order.
+//!
+//! Start: ledger (migrated, checked) → cache → actors → upkeep → listeners. Stop: readiness goes red, listeners finish what is under
+//! way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
+//! moment loses nothing that was acknowledged.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_web::{App, HttpServer, dev::Server};
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use secrecy::ExposeSecret;
+use stripe_gateway::{GatewayConfig, StripeGateway};
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+use crate::{
+    actor::{ActorLimits, Entitlements},
+    auth::{ServiceTokens, SessionVerifier},
+    billing::Billing,
+    cache::{BreakerState, RedisCache, RedisSettings},
+    config::{Config, StripeMode},
+    domain::plan::Catalogue,
+    http::{self, Dependency, DependencyState, Readiness, ReadyReport, RequestId, State},
+    intake::{
+        Interpreter,
+        signature::{Tolerance, WebhookSecrets},
+    },
+    ledger::{
+        Ledger,
+        postgres::{Limits, PostgresLedger},
+    },
+    reader::EntitlementReader,
+    telemetry,
+    upkeep::{Rhythm, Upkeep},
+};
+
+/// Entries that may wait for a lane: what a few commits take in.
+const LANE_QUEUE: usize = 8192;
+/// Reads that a cold cache may cause at once.
+const LEDGER_READS: usize = 64;
+/// What a probe may take.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
+/// Beyond the configured limit of a stop, for what is not a request.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Answers requests until SIGTERM or SIGINT. To be run within an actix `System`.
+///
+/// # Errors
+/// What kept it from starting, with the way to mend it.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let _telemetry = telemetry::init(&config.server.log, io::stdout())?;
+    for warning in &config.warnings {
+        tracing::warn!(warning, "a setting is risky");
+    }
+    let prometheus = PrometheusBuilder::new().install_recorder().context("setting up metrics")?;
+
+    let ledger = open_ledger(&config).await?;
+    let cache = RedisCache::new(config.cache.redis_url.expose_secret(), RedisSettings::default())
+        .context("REDIS_URL cannot be used")?;
+    let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), actor_limits(&config));
+    let reader = EntitlementReader::new(cache.clone(), Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
+    let livemode = config.stripe.mode().is_some_and(StripeMode::livemode);
+    let interpreter = Interpreter::new(config.catalogue.clone(), livemode);
+    let upkeep = Upkeep::new(
+        Uuid::new_v4(),
+        Arc::clone(&ledger),
+        cache.clone(),
+        entitlements.clone(),
+        interpreter.clone(),
+        Rhythm::default(),
+    );
+
+    let stopping = Arc::new(AtomicBool::new(false));
+    let probe = Probe {
+        ledger: Arc::clone(&ledger),
+        cache: cache.clone(),
+        webhook_configured: !config.stripe.webhook_secrets.is_empty(),
+        stopping: Arc::clone(&stopping),
+    };
+    let state = State::new(http::Parts {
+        entitlements: entitlements.clone(),
+        reader,
+        billing: Billing::new(
+            open_gateway(&config)?,
+            Arc::clone(&ledger),
+            config.catalogue.clone(),
+            &config.server.app_url,
+            &config.checkout,
+        ),
+        interpreter,
+        webhook_secrets: webhook_secrets(&config)?,
+        tolerance: Tolerance::STRIPE,
+        sessions: SessionVerifier::new(&config.auth.jwt_secret, config.auth.issuer.clone()),
+        service_tokens: ServiceTokens::new(&config.auth.service_tokens),
+        catalogue: config.catalogue.clone(),
+        readiness: Arc::new(probe),
+        render_metrics: renderer(prometheus),
+        admin_token: config.auth.admin_token.clone(),
+        limits: http::Limits {
+            body_timeout: config.server.body_timeout,
+            webhooks_in_flight_max: config.actor.webhooks_in_flight_max,
+        },
+    });
+    let (public, public_addr) = listen_public(&config, state.clone())?;
+    let (admin, admin_addr) = listen_admin(&config, state)?;
+    let upkeep = upkeep.start();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        public = %public_addr,
+        admin = %admin_addr,
+        stripe = stripe_mode(&config),
+        "listening"
+    );
+
+    let (public_handle, admin_handle) = (public.handle(), admin.handle());
+    let public = tokio::task::spawn_local(public);
+    let admin = tokio::task::spawn_local(admin);
+    let ended_by = until_told_to_stop().await?;
+    tracing::info!(signal = ended_by, "stopping");
+    stopping.store(true, Ordering::Relaxed);
+    let limit = config.server.shutdown_timeout + STOP_GRACE;
+    let stop = async {
+        public_handle.stop(true).await;
+        upkeep.stop().await;
+        entitlements.stop();
+        admin_handle.stop(true).await;
+        let _both_have_ended = tokio::join!(public, admin);
+    };
+    tokio::select! {
+        () = stop => tracing::info!("stopped"),
+        () = tokio::time::sleep(limit) => bail!("stopping took longer than {limit:?}: gave up what was under way"),
+        again = until_told_to_stop() => bail!("told to stop twice ({}): gave up what was under way", again?),
+    }
+    Ok(())
+}
+
+async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledger>> {
+    let url = config.ledger.database_url.expose_secret();
+    if config.ledger.migrate_on_start {
+        let report = PostgresLedger::migrate(url, &config.catalogue).await.context("DATABASE_URL")?;
+        if !report.applied.is_empty() || !report.levels_added.is_empty() {
+            tracing::info!(applied = ?report.applied, levels_added = ?report.levels_added, "migrated the database");
+        }
+    }
+    let limits = Limits {
+        statement: config.ledger.statement_timeout,
+        lock: config.ledger.lock_timeout,
+        transaction: config.ledger.commit_timeout,
+        pool_size: config.ledger.pool_size,
+        ..Limits::default()
+    };
+    let ledger = PostgresLedger::connect(url, limits, config.catalogue.clone()).await.context("DATABASE_URL")?;
+    check_durability(&ledger, config).await?;
+    check_catalogue(&ledger, &config.catalogue).await?;
+    Ok(Arc::new(ledger))
+}
+
+/// A 200 promises durable custody; a database that may forget acknowledged commits cannot keep that promise.
+async fn check_durability(ledger: &PostgresLedger, config: &Config) -> anyhow::Result<()> {
+    let durability = ledger.durability().await.context("asking the database how durable it is")?;
+    if !durability.synchronous_commit {
+        if config.stripe.mode() == Some(StripeMode::Live) {
+            bail!(
+                "DATABASE_URL: synchronous_commit is off, so acknowledged payments may be lost in a crash; \
+                 switch it on (ALTER ROLE … SET synchronous_commit = on) before using a live Stripe key"
+            );
+        }
+        tracing::warn!("synchronous_commit is off: acknowledged events may be lost in a crash");
+    }
+    if !durability.fsync {
+        tracing::warn!("fsync is off: a crash of the machine may destroy the database");
+    }
+    Ok(())
+}
+
+/// A catalogue without a level that people have paid for would serve them FREE.
+async fn check_catalogue(ledger: &PostgresLedger, catalogue: &Catalogue) -> anyhow::Result<()> {
+    let in_use = ledger.levels_in_use().await.context("asking which levels are in use")?;
+    let missing: Vec<&str> =
+        in_use.iter().filter(|level| catalogue.plan(level).is_none()).map(|level| level.as_str()).collect();
+    if !missing.is_empty() {
+        bail!(
+            "TOLLGATE_CATALOGUE: there are live grants of {}, which the catalogue does not have; \
+             keep a plan for each until its last grant has ended",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn open_gateway(config: &Config) -> anyhow::Result<Option<StripeGateway>> {
+    let Some(key) = &config.stripe.key else { return Ok(None) };
+    let gateway = GatewayConfig {
+        api_base: config.stripe.api_base.to_string(),
+        attempts: config.checkout.stripe_attempts,
+        timeout: config.checkout.stripe_timeout,
+        total_timeout: config.checkout.stripe_timeout,
+        ..GatewayConfig::new(key.secret.clone())
+    };
+    Ok(Some(StripeGateway::new(gateway).context("STRIPE_API_BASE")?))
+}
+
+fn webhook_secrets(config: &Config) -> anyhow::Result<Option<WebhookSecrets>> {
+    if config.stripe.webhook_secrets.is_empty() {
+        tracing::warn!("STRIPE_WEBHOOK_SECRET is not set: webhooks are answered 500 until it is");
+        return Ok(None);
+    }
+    Ok(Some(WebhookSecrets::new(&config.stripe.webhook_secrets).context("STRIPE_WEBHOOK_SECRET")?))
+}
+
+fn actor_limits(config: &Config) -> ActorLimits {
+    ActorLimits {
+        arbiters: config.actor.threads,
+        idle: config.actor.idle,
+        live_max: config.actor.live_max,
+        per_user_max: u32::try_from(config.actor.mailbox).unwrap_or(u32::MAX),
+        reply_timeout: config.actor.reply_timeout,
+        commit_timeout: config.ledger.commit_timeout.saturating_add(Duration::from_millis(500)),
+        cache_budget: config.cache.deadline,
+        lanes: config.ledger.lanes,
+        queue_max: LANE_QUEUE,
+        batch_max: config.ledger.batch_max,
+    }
+}
+
+fn stripe_mode(config: &Config) -> &'static str {
+    match config.stripe.mode() {
+        Some(StripeMode::Live) => "live",
+        Some(StripeMode::Test) => "test",
+        None => "no key",
+    }
+}
+
+fn listen_public(config: &Config, state: State) -> anyhow::Result<(Server, SocketAddr)> {
+    let request_id = RequestId::new();
+    let server = HttpServer::new(move || App::new().configure(http::routes(state.clone())).wrap(request_id.clone()))
+        .workers(config.server.http_workers)
+        .client_request_timeout(config.server.head_timeout)
+        .shutdown_timeout(config.server.shutdown_timeout.as_secs())
+        .disable_signals()
+        .bind(config.server.bind)
+        .with_context(|| in_use("TOLLGATE_BIND", config.server.bind))?;
+    let address = server.addrs().first().copied().context("TOLLGATE_BIND: no address")?;
+    Ok((server.run(), address))
+}
+
+fn listen_admin(config: &Config, state: State) -> anyhow::Result<(Server, SocketAddr)> {
+    let request_id = RequestId::new();
+    let server = HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(request_id.clone()))
+        .workers(1)
+        .client_request_timeout(config.server.head_timeout)
+        .shutdown_timeout(1)
+        .disable_signals()
+        .bind(config.server.admin_bind)
+        .with_context(|| in_use("TOLLGATE_ADMIN_BIND", config.server.admin_bind))?;
+    let address = server.addrs().first().copied().context("TOLLGATE_ADMIN_BIND: no address")?;
+    Ok((server.run(), address))
+}
+
+fn in_use(setting: &str, address: SocketAddr) -> String {
+    format!("{setting}: cannot listen on {address}; choose another, for example {setting}=127.0.0.1:0 for any free port")
+}
+
+fn renderer(prometheus: PrometheusHandle) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || {
+        prometheus.run_upkeep();
+        prometheus.render()
+    })
+}
+
+/// Waits for a signal that ends the service and gives its name.
+async fn until_told_to_stop() -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// Asks every dependency how it is.
+struct Probe {
+    ledger: Arc<dyn Ledger>,
+    cache: RedisCache,
+    webhook_configured: bool,
+    stopping: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Readiness for Probe {
+    async fn check(&self) -> ReadyReport {
+        let (ledger, cache) = tokio::join!(self.check_ledger(), self.check_cache());
+        let webhook = if self.webhook_configured {
+            dependency("webhook", DependencyState::Ready, None)
+        } else {
+            dependency("webhook", DependencyState::Unready, Some("STRIPE_WEBHOOK_SECRET is not set"))
+        };
+        let mut dependencies = vec![ledger, cache, webhook];
+        if self.stopping.load(Ordering::Relaxed) {
+            dependencies.push(dependency("server", DependencyState::Unready, Some("stopping")));
+        }
+        ReadyReport::new(dependencies)
+    }
+}
+
+impl Probe {
+    async fn check_ledger(&self) -> Dependency {
+        match tokio::time::timeout(PROBE_TIMEOUT, self.ledger.now()).await {
+            Ok(Ok(_)) => dependency("ledger", DependencyState::Ready, None),
+            Ok(Err(_)) => dependency("ledger", DependencyState::Unready, Some("out of reach")),
+            Err(_) => dependency("ledger", DependencyState::Unready, Some("too slow")),
+        }
+    }
+
+    async fn check_cache(&self) -> Dependency {
+        if self.cache.breaker().state() == BreakerState::Open {
+            return dependency("cache", DependencyState::Degraded, Some("out of reach"));
+        }
+        match tokio::time::timeout(PROBE_TIMEOUT, self.cache.ping()).await {
+            Ok(Ok(())) => dependency("cache", DependencyState::Ready, None),
+            Ok(Err(_)) | Err(_) => dependency("cache", DependencyState::Degraded, Some("out of reach")),
+        }
+    }
+}
+
+const fn dependency(name: &'static str, status: DependencyState, detail: Option<&'static str>) -> Dependency {
+    Dependency { name, status, detail }
+}

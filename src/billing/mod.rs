@@ -1,0 +1,294 @@
+//! Selling: Checkout Sessions on Stripe's own page, under keys that never open two for one wish.
+//!
+//! A caller names a level; price, addresses and everything else that Stripe is told come from the catalogue and the
+//! settings. What was bought is never decided here: only Stripe's events grant anything.
+
+mod error;
+mod key;
+mod limit;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use stripe_gateway::{
+    CreatedSession, Interval as StripeInterval, Mode as StripeMode, NewCheckoutSession, Price as StripePrice,
+    StripeGateway,
+};
+use tokio::sync::Semaphore;
+use url::Url;
+
+pub use self::error::CheckoutError;
+use self::{
+    key::{CallerKey, stripe_key},
+    limit::UserLimit,
+};
+use crate::{
+    config::CheckoutConfig,
+    domain::{
+        grant::{Grant, GrantStatus, SourceKind},
+        id::{SessionId, UserId},
+        level::Level,
+        plan::{Catalogue, Interval, Mode, Plan, Price},
+    },
+    ledger::{Ledger, SessionRecord},
+};
+
+/// Most calls to Stripe at once: a slow Stripe must not keep everything waiting for it.
+const STRIPE_CALLS_MAX: usize = 32;
+
+/// Sells levels. Clones share everything.
+#[derive(Clone)]
+pub struct Billing(Arc<Shop>);
+
+struct Shop {
+    gateway: Option<StripeGateway>,
+    ledger: Arc<dyn Ledger>,
+    catalogue: Catalogue,
+    success_url: String,
+    cancel_url: String,
+    limit: UserLimit,
+    stripe_calls: Semaphore,
+}
+
+/// A session that was opened, or had been opened under the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartedCheckout {
+    /// `cs_…`
+    pub session_id: SessionId,
+    /// Where to send the buyer.
+    pub url: String,
+    /// When Stripe closes it.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// How a session stands, for the page a buyer comes back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionView {
+    /// `cs_…`
+    pub id: SessionId,
+    /// What is being bought.
+    pub level: Level,
+    /// How far it got.
+    pub state: SessionState,
+    /// Whether the purchase has given the user the level.
+    pub granted: bool,
+    /// When Stripe closes, or closed, it.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// How far a session got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// It can be paid.
+    Open,
+    /// It is paid.
+    Complete,
+    /// Bought with a delayed payment method; the money is on its way.
+    Pending,
+    /// It ended without a payment.
+    Expired,
+}
+
+impl SessionState {
+    /// The word in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Complete => "complete",
+            Self::Pending => "pending",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Billing {
+    /// Without a gateway nothing can be sold, but sessions can still be looked at.
+    #[must_use]
+    pub fn new(
+        gateway: Option<StripeGateway>,
+        ledger: Arc<dyn Ledger>,
+        catalogue: Catalogue,
+        app_url: &Url,
+        config: &CheckoutConfig,
+    ) -> Self {
+        let base = app_url.as_str().trim_end_matches('/');
+        Self(Arc::new(Shop {
+            gateway,
+            ledger,
+            catalogue,
+            // Stripe replaces the braces.
+            success_url: format!("{base}/checkout/success?session_id={{CHECKOUT_SESSION_ID}}"),
+            cancel_url: format!("{base}/checkout/cancel"),
+            limit: UserLimit::per_minute(config.per_user_per_minute),
+            stripe_calls: Semaphore::new(STRIPE_CALLS_MAX),
+        }))
+    }
+
+    /// Opens a page on which the user can buy the level. With the same `caller_key` the same page is given again.
+    ///
+    /// The work is a task of its own: a caller who hangs up leaves no session behind that nobody knows.
+    ///
+    /// # Errors
+    /// [`CheckoutError`].
+    pub async fn start_checkout(
+        &self,
+        user: UserId,
+        level: &str,
+        caller_key: Option<&str>,
+    ) -> Result<StartedCheckout, CheckoutError> {
+        let plan = Level::parse(level).ok().and_then(|level| self.0.catalogue.plan(&level).cloned());
+        let plan = plan.ok_or(CheckoutError::InvalidLevel)?;
+        let key = caller_key.map(CallerKey::parse).transpose()?;
+        self.0.limit.check(user)?;
+
+        let shop = Arc::clone(&self.0);
+        let task = tokio::spawn(async move { shop.sell(user, &plan, key).await });
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(user.id = %user, error = %error, "checkout task failed");
+            Err(CheckoutError::Internal)
+        })
+    }
+
+    /// A session of this user. Those of others, and those that another program made, are not found.
+    ///
+    /// # Errors
+    /// [`CheckoutError::NotFound`], or the ledger cannot be reached.
+    pub async fn session(&self, user: UserId, id: &str) -> Result<SessionView, CheckoutError> {
+        let id = SessionId::parse(id).map_err(|_| CheckoutError::NotFound)?;
+        let session = self.0.ledger.session(user, &id).await?.ok_or(CheckoutError::NotFound)?;
+        let grants = self.0.ledger.grants(user).await?;
+        let bought = grants.iter().filter(|grant| grant.session.as_ref() == Some(&id)).map(|grant| grant.status).max();
+        let state = state(&session, bought, Utc::now());
+        Ok(SessionView {
+            granted: state == SessionState::Complete,
+            state,
+            id: session.id,
+            level: session.level,
+            expires_at: session.expires_at,
+        })
+    }
+}
+
+impl Shop {
+    async fn sell(
+        &self,
+        user: UserId,
+        plan: &Plan,
+        caller_key: Option<CallerKey>,
+    ) -> Result<StartedCheckout, CheckoutError> {
+        let gateway = self.gateway.as_ref().ok_or(CheckoutError::NotConfigured)?;
+        let grants = self.ledger.grants(user).await?;
+        if is_entitled(&grants, plan, Utc::now()) {
+            return Err(CheckoutError::AlreadyEntitled);
+        }
+        let attempt = match &caller_key {
+            None => 1,
+            Some(key) => {
+                let claim = self.ledger.claim_key(user, key.hash(), &plan.level).await?;
+                if claim.level != plan.level {
+                    return Err(CheckoutError::IdempotencyConflict);
+                }
+                claim.attempt
+            }
+        };
+        let key = stripe_key(user, &plan.level, caller_key.as_ref(), attempt);
+
+        // Full means "not now" at once: whoever waited here would only add to what is waiting.
+        let permit = self.stripe_calls.try_acquire().map_err(|_| CheckoutError::Busy)?;
+        let answer = gateway.create_checkout_session(self.order(user, plan), &key).await;
+        drop(permit);
+
+        let (started, failure_is_stored) = match answer {
+            Ok(created) => (read(created), true),
+            Err(error) => {
+                tracing::warn!(user.id = %user, error = %error, "no checkout session from Stripe");
+                (None, error.needs_new_key())
+            }
+        };
+        let Some(started) = started else {
+            if let (Some(key), true) = (&caller_key, failure_is_stored)
+                && let Err(error) = self.ledger.fail_key(user, key.hash(), attempt).await
+            {
+                // The next try meets the stored failure once more, and then comes by here again.
+                tracing::warn!(user.id = %user, error = %error, "failed key not noted");
+            }
+            return Err(CheckoutError::Stripe);
+        };
+        // If this fails, the caller's next try with the same key gets the same session, and records it.
+        self.ledger
+            .record_session(&SessionRecord {
+                id: started.session_id.clone(),
+                user,
+                level: plan.level.clone(),
+                interval: plan.interval,
+                expired: false,
+                expires_at: started.expires_at,
+            })
+            .await?;
+        Ok(started)
+    }
+
+    fn order(&self, user: UserId, plan: &Plan) -> NewCheckoutSession {
+        NewCheckoutSession {
+            user_id: user.to_string(),
+            level: plan.level.as_str().to_owned(),
+            mode: match plan.mode {
+                Mode::Payment => StripeMode::Payment,
+                Mode::Subscription => StripeMode::Subscription,
+            },
+            price: match &plan.price {
+                Price::Id(id) => StripePrice::Id(id.clone()),
+                Price::Inline { amount, currency } => StripePrice::Inline {
+                    amount: *amount,
+                    currency: currency.clone(),
+                    product_name: plan.name.clone(),
+                    interval: plan.interval.filter(|_| plan.mode == Mode::Subscription).map(interval),
+                },
+            },
+            success_url: self.success_url.clone(),
+            cancel_url: self.cancel_url.clone(),
+        }
+    }
+}
+
+const fn interval(interval: Interval) -> StripeInterval {
+    match interval {
+        Interval::Day => StripeInterval::Day,
+        Interval::Week => StripeInterval::Week,
+        Interval::Month => StripeInterval::Month,
+        Interval::Year => StripeInterval::Year,
+    }
+}
+
+/// A session as it can be used here; what Stripe's answer lacks, no later answer under the same key will have.
+fn read(created: CreatedSession) -> Option<StartedCheckout> {
+    Some(StartedCheckout {
+        session_id: SessionId::parse(&created.id).ok()?,
+        url: created.url,
+        expires_at: DateTime::from_timestamp(created.expires_at, 0)?,
+    })
+}
+
+/// Whether buying the plan (again) would take money for nothing: it can be had only once and was had, or a subscription of
+/// the level is running.
+fn is_entitled(grants: &[Grant], plan: &Plan, now: DateTime<Utc>) -> bool {
+    grants
+        .iter()
+        .filter(|grant| grant.level == plan.level && grant.status == GrantStatus::Active)
+        .any(|grant| plan.once_per_user || (grant.source.kind == SourceKind::Subscription && grant.is_live(now)))
+}
+
+/// `bought` is what is known of the purchase made in the session, if anything is.
+fn state(session: &SessionRecord, bought: Option<GrantStatus>, now: DateTime<Utc>) -> SessionState {
+    match bought {
+        Some(GrantStatus::Active) => SessionState::Complete,
+        Some(GrantStatus::Pending) => SessionState::Pending,
+        Some(GrantStatus::Revoked) => SessionState::Expired,
+        None if session.expired || session.expires_at <= now => SessionState::Expired,
+        None => SessionState::Open,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,116 @@
+//! The command line: one file per command.
+//!
+//! What a command is asked for goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
+//! 2 asked wrongly (arguments or settings).
+
+mod migrate;
+mod openapi;
+mod serve;
+mod token;
+mod trigger;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::ConfigErrors, domain::id::UserId};
+
+/// The command line as a whole.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about = "Stripe payments in, entitlements out")]
+#[command(after_help = "Settings come from the environment, .env.local and .env. Without a command: serve.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer requests until told to stop
+    Serve,
+    /// Bring the database's schema up to date
+    Migrate(migrate::Args),
+    /// Print a session token of a user, as the sign-in service would issue it
+    Token(token::Args),
+    /// Send a signed event, as Stripe would, to a running server
+    Trigger(trigger::Args),
+    /// Print the HTTP interface as OpenAPI 3.1
+    Openapi,
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// The settings do not allow it.
+    Settings(ConfigErrors),
+    /// It was tried.
+    Failed(anyhow::Error),
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Settings(errors)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Failure {
+    /// Tells it on standard error; there is nobody left to tell if that fails.
+    fn report(&self) -> ExitCode {
+        let mut stderr = std::io::stderr().lock();
+        let (_, code) = match self {
+            Self::Settings(errors) => (writeln!(stderr, "tollgate: {errors}"), 2),
+            Self::Failed(error) => (writeln!(stderr, "tollgate: {error:#}"), 1),
+        };
+        ExitCode::from(code)
+    }
+}
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and end well.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    // Both HTTP and Redis over TLS take the process's default. It fails only where there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let done = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(),
+        Command::Migrate(args) => migrate::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Trigger(args) => trigger::run(&args),
+        Command::Openapi => openapi::run(),
+    };
+    done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+/// Runs a command that waits for others. Not for the server, which brings its own threads.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// One line on standard output.
+fn print(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| anyhow::Error::new(error).context("cannot write to standard output"))
+}
+
+fn user(text: &str) -> Result<UserId, crate::domain::id::InvalidId> {
+    UserId::parse(text)
+}
+
+#[cfg(test)]
+mod tests;

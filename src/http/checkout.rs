@@ -1,0 +1,147 @@
+//! Checkout: opening a session, and looking at it afterwards.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
+    },
+    web::{Data, Payload},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{ApiError, ErrorBody, Shared, body, caller, time};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Longest request, in bytes: the one that is described has some forty.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What the caller wants to buy. Nothing else can be said: price and addresses are the server's business.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct CheckoutRequest {
+    /// A level of the catalogue, exactly as it is written there.
+    #[schema(example = "PRO")]
+    entitlement_level: String,
+}
+
+/// A session to pay.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CheckoutAnswer<'a> {
+    /// `cs_…`
+    session_id: &'a str,
+    /// Where to send the buyer.
+    url: &'a str,
+    /// When Stripe closes it.
+    #[serde(serialize_with = "time::seconds")]
+    expires_at: DateTime<Utc>,
+}
+
+/// How a session stands.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SessionAnswer<'a> {
+    /// `cs_…`
+    session_id: &'a str,
+    /// `open`, `complete`, `pending` (a delayed payment) or `expired`.
+    #[schema(example = "complete")]
+    state: &'static str,
+    /// Whether the purchase has given the user the level.
+    granted: bool,
+    /// What is being bought.
+    entitlement_level: &'a str,
+    /// When Stripe closes, or closed, it.
+    #[serde(serialize_with = "time::seconds")]
+    expires_at: DateTime<Utc>,
+}
+
+/// Opens a Checkout Session for the caller
+///
+/// With the same `Idempotency-Key` the same session is given again.
+#[utoipa::path(
+    post, path = "/api/checkout/session", tag = "checkout", security(("session" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")),
+    request_body = CheckoutRequest,
+    responses(
+        (status = 200, description = "Send the buyer to `url`", body = CheckoutAnswer),
+        (status = 400, description = "`INVALID_ENTITLEMENT_LEVEL`, `INVALID_REQUEST`", body = ErrorBody),
+        (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
+        (status = 408, description = "`REQUEST_TIMEOUT`", body = ErrorBody),
+        (status = 409, description = "`ALREADY_ENTITLED`, `IDEMPOTENCY_CONFLICT`", body = ErrorBody),
+        (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = ErrorBody),
+        (status = 415, description = "`UNSUPPORTED_MEDIA_TYPE`", body = ErrorBody),
+        (status = 429, description = "`RATE_LIMITED`, with `Retry-After`", body = ErrorBody),
+        (status = 502, description = "`STRIPE_ERROR`", body = ErrorBody),
+        (status = 503, description = "`UNAVAILABLE`, with `Retry-After`", body = ErrorBody),
+    ),
+)]
+pub(super) async fn start(state: Data<Shared>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, ApiError> {
+    let user = caller::user(&state, &request)?;
+    require_json(&request)?;
+    let key = idempotency_key(&request)?;
+    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
+    let wish: CheckoutRequest = serde_json::from_slice(&body)
+        .map_err(|_| ApiError::InvalidRequest("Expected a JSON object with entitlementLevel and nothing else"))?;
+    let started = state.billing.start_checkout(user, &wish.entitlement_level, key).await?;
+    let answer = CheckoutAnswer {
+        session_id: started.session_id.as_str(),
+        url: &started.url,
+        expires_at: started.expires_at,
+    };
+    Ok(private(body::json(StatusCode::OK, &answer)))
+}
+
+/// Tells how one of the caller's sessions stands
+#[utoipa::path(
+    get, path = "/api/checkout/session/{id}", tag = "checkout", security(("session" = [])),
+    params(("id" = String, Path, description = "`cs_…`")),
+    responses(
+        (status = 200, description = "One of the caller's sessions", body = SessionAnswer),
+        (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
+        (status = 404, description = "`NOT_FOUND`: no such session, or another user's", body = ErrorBody),
+        (status = 503, description = "`UNAVAILABLE`, with `Retry-After`", body = ErrorBody),
+    ),
+)]
+pub(super) async fn session(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let user = caller::user(&state, &request)?;
+    let id = request.match_info().get("id").ok_or(ApiError::NotFound)?;
+    let view = state.billing.session(user, id).await?;
+    let answer = SessionAnswer {
+        session_id: view.id.as_str(),
+        state: view.state.as_str(),
+        granted: view.granted,
+        entitlement_level: view.level.as_str(),
+        expires_at: view.expires_at,
+    };
+    Ok(private(body::json(StatusCode::OK, &answer)))
+}
+
+fn private(mut response: HttpResponse) -> HttpResponse {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    response
+}
+
+/// A page of another origin can send text, but not JSON, without the browser asking first.
+fn require_json(request: &HttpRequest) -> Result<(), ApiError> {
+    let mut types = request.headers().get_all(CONTENT_TYPE);
+    let is_json = types.next().and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
+    let is_json = is_json.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"application/json"));
+    if !is_json || types.next().is_some() {
+        return Err(ApiError::UnsupportedMediaType("Send the body as application/json"));
+    }
+    body::refuse_encoded(request)
+}
+
+/// Which characters a key may have is billing's to say; two keys are none.
+fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
+    let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
+    let key = keys.next().map(HeaderValue::to_str).transpose();
+    match (key, keys.next()) {
+        (Ok(key), None) => Ok(key),
+        _ => Err(ApiError::InvalidRequest("Idempotency-Key must be given once, in printable ASCII")),
+    }
+}

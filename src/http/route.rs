@@ -1,0 +1,138 @@
+//! The addresses, and the counts and times kept for each.
+
+use std::{sync::OnceLock, time::Duration};
+
+use metrics::{Counter, Histogram, counter, histogram};
+
+/// An address that is answered, on either listener, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    Webhook,
+    Checkout,
+    CheckoutSession,
+    OwnEntitlements,
+    UserEntitlements,
+    Live,
+    Ready,
+    OpenApi,
+    Docs,
+    DocsFile,
+    Metrics,
+    None,
+}
+
+impl Route {
+    const ALL: [Self; 12] = [
+        Self::Webhook,
+        Self::OwnEntitlements,
+        Self::UserEntitlements,
+        Self::Checkout,
+        Self::CheckoutSession,
+        Self::Live,
+        Self::Ready,
+        Self::OpenApi,
+        Self::Docs,
+        Self::DocsFile,
+        Self::Metrics,
+        Self::None,
+    ];
+
+    /// As the router takes it; also the label in metrics, which must not grow with what callers think of.
+    pub(super) const fn pattern(self) -> &'static str {
+        match self {
+            Self::Webhook => "/api/webhooks/stripe",
+            Self::Checkout => "/api/checkout/session",
+            Self::CheckoutSession => "/api/checkout/session/{id}",
+            Self::OwnEntitlements => "/api/entitlements",
+            Self::UserEntitlements => "/api/entitlements/{userId}",
+            Self::Live => "/health/live",
+            Self::Ready => "/health/ready",
+            Self::OpenApi => "/openapi.json",
+            Self::Docs => "/docs",
+            Self::DocsFile => "/docs/{file:.*}",
+            Self::Metrics => "/metrics",
+            Self::None => "none",
+        }
+    }
+
+    /// Which route a path is of, as the router sees it, but without its work.
+    pub(super) fn of(path: &str) -> Self {
+        let one_segment = |rest: &str| !rest.is_empty() && !rest.contains('/');
+        match path {
+            "/api/webhooks/stripe" => Self::Webhook,
+            "/api/checkout/session" => Self::Checkout,
+            "/api/entitlements" => Self::OwnEntitlements,
+            "/health/live" => Self::Live,
+            "/health/ready" => Self::Ready,
+            "/openapi.json" => Self::OpenApi,
+            "/docs" => Self::Docs,
+            "/metrics" => Self::Metrics,
+            _ if path.strip_prefix("/api/entitlements/").is_some_and(one_segment) => Self::UserEntitlements,
+            _ if path.strip_prefix("/api/checkout/session/").is_some_and(one_segment) => Self::CheckoutSession,
+            _ if path.starts_with("/docs/") => Self::DocsFile,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Statuses that have a counter at hand; others are looked up each time.
+const STATUSES: [u16; 15] = [200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 502, 503, 308];
+
+/// Counts and times of all routes. The recorder must have been installed before this is made.
+pub(super) struct RouteMeters(Vec<RouteMeter>);
+
+struct RouteMeter {
+    route: Route,
+    seconds: Histogram,
+    // Each is registered when it is first needed: most pairs never occur.
+    by_status: [OnceLock<Counter>; STATUSES.len()],
+}
+
+impl RouteMeters {
+    pub(super) fn new() -> Self {
+        Self(Route::ALL.into_iter().map(RouteMeter::new).collect())
+    }
+
+    pub(super) fn record(&self, route: Route, status: u16, took: Duration) {
+        if let Some(meter) = self.0.iter().find(|meter| meter.route == route) {
+            meter.record(status, took);
+        }
+    }
+}
+
+impl RouteMeter {
+    fn new(route: Route) -> Self {
+        Self {
+            route,
+            seconds: histogram!("tollgate_http_request_duration_seconds", "route" => route.pattern()),
+            by_status: [const { OnceLock::new() }; STATUSES.len()],
+        }
+    }
+
+    fn record(&self, status: u16, took: Duration) {
+        self.seconds.record(took);
+        let count = || {
+            counter!("tollgate_http_requests_total", "route" => self.route.pattern(), "status" => status.to_string())
+        };
+        match STATUSES.iter().zip(&self.by_status).find(|(known, _)| **known == status) {
+            Some((_, counter)) => counter.get_or_init(count).increment(1),
+            None => count().increment(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_is_told_from_the_others() {
+        for route in Route::ALL {
+            let path = route.pattern().replace("{id}", "cs_1").replace("{userId}", "u").replace("{file:.*}", "a/b.css");
+            assert_eq!(Route::of(&path), route, "{path}");
+        }
+        for path in ["", "/", "/api/entitlements/", "/api/entitlements/a/b", "/api/webhooks/stripe/", "/Metrics"] {
+            assert_eq!(Route::of(path), Route::None, "{path}");
+        }
+    }
+}
