@@ -256,19 +256,22 @@ fn listen_public(config: &Config, state: State) -> anyhow::Result<(Server, Socke
 
 fn listen_admin(config: &Config, state: State) -> anyhow::Result<(Server, SocketAddr)> {
     let request_id = RequestId::new();
-    let server = HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(request_id.clone()))
-        .workers(1)
-        .client_request_timeout(config.server.head_timeout)
-        .shutdown_timeout(1)
-        .disable_signals()
-        .bind(config.server.admin_bind)
-        .with_context(|| in_use("TOLLGATE_ADMIN_BIND", config.server.admin_bind))?;
+    let server =
+        HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(request_id.clone()))
+            .workers(1)
+            .client_request_timeout(config.server.head_timeout)
+            .shutdown_timeout(1)
+            .disable_signals()
+            .bind(config.server.admin_bind)
+            .with_context(|| in_use("TOLLGATE_ADMIN_BIND", config.server.admin_bind))?;
     let address = server.addrs().first().copied().context("TOLLGATE_ADMIN_BIND: no address")?;
     Ok((server.run(), address))
 }
 
 fn in_use(setting: &str, address: SocketAddr) -> String {
-    format!("{setting}: cannot listen on {address}; choose another, for example {setting}=127.0.0.1:0 for any free port")
+    format!(
+        "{setting}: cannot listen on {address}; choose another, for example {setting}=127.0.0.1:0 for any free port"
+    )
 }
 
 fn renderer(prometheus: PrometheusHandle) -> Arc<dyn Fn() -> String + Send + Sync> {

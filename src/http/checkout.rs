@@ -79,7 +79,11 @@ pub(super) struct SessionAnswer<'a> {
         (status = 503, description = "`UNAVAILABLE`, with `Retry-After`", body = ErrorBody),
     ),
 )]
-pub(super) async fn start(state: Data<Shared>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, ApiError> {
+pub(super) async fn start(
+    state: Data<Shared>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
     require_json(&request)?;
     let key = idempotency_key(&request)?;
@@ -87,11 +91,8 @@ pub(super) async fn start(state: Data<Shared>, request: HttpRequest, payload: Pa
     let wish: CheckoutRequest = serde_json::from_slice(&body)
         .map_err(|_| ApiError::InvalidRequest("Expected a JSON object with entitlementLevel and nothing else"))?;
     let started = state.billing.start_checkout(user, &wish.entitlement_level, key).await?;
-    let answer = CheckoutAnswer {
-        session_id: started.session_id.as_str(),
-        url: &started.url,
-        expires_at: started.expires_at,
-    };
+    let answer =
+        CheckoutAnswer { session_id: started.session_id.as_str(), url: &started.url, expires_at: started.expires_at };
     Ok(private(body::json(StatusCode::OK, &answer)))
 }
 

@@ -98,7 +98,9 @@ impl ApiError {
                 "IDEMPOTENCY_CONFLICT",
                 "This Idempotency-Key was used for another entitlement level",
             ),
-            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The request body is too long"),
+            Self::PayloadTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The request body is too long")
+            }
             Self::UnsupportedMediaType(sentence) => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", sentence)
             }
@@ -196,7 +198,9 @@ impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         match error {
             // Stripe sends it again, and the event's id keeps it from counting twice.
-            ApplyError::Busy | ApplyError::Unavailable | ApplyError::InDoubt | ApplyError::TimedOut => Self::Unavailable,
+            ApplyError::Busy | ApplyError::Unavailable | ApplyError::InDoubt | ApplyError::TimedOut => {
+                Self::Unavailable
+            }
             ApplyError::Panicked | ApplyError::Refused => Self::Internal,
         }
     }

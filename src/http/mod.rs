@@ -15,6 +15,7 @@ mod openapi;
 mod request_id;
 mod route;
 mod time;
+mod unread;
 mod webhook;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -27,13 +28,13 @@ use actix_web::{
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
-use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
 pub use self::{
     error::{ApiError, ErrorBody},
     health::{Dependency, DependencyState, Readiness, ReadyReport},
     openapi::document,
     request_id::RequestId,
 };
+use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
 use crate::{
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},

@@ -5,13 +5,12 @@ use std::{
     future::{Ready, ready},
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use actix_web::{
     Error, HttpResponse, ResponseError,
-    body::MessageBody,
+    body::{BoxBody, MessageBody},
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
     http::{
         StatusCode,
@@ -26,6 +25,7 @@ use uuid::Builder;
 use super::{
     ApiError,
     route::{Route, RouteMeters},
+    unread::Unread,
 };
 
 /// The header, both ways.
@@ -34,28 +34,15 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken from a caller, in bytes.
 const ID_LEN_MAX: usize = 64;
 
-/// The outermost middleware: to be wrapped round everything else. Clones count together.
-#[derive(Clone)]
-pub struct RequestId(Arc<Meters>);
+/// The outermost middleware: to be wrapped round everything else. The metrics recorder must have been installed before a
+/// server with it starts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestId;
 
+/// One of these per thread: they count together all the same.
 struct Meters {
     routes: RouteMeters,
     panics: Counter,
-}
-
-impl RequestId {
-    /// The metrics recorder must have been installed before.
-    #[must_use]
-    pub fn new() -> Self {
-        let panics = counter!("tollgate_http_panics_total");
-        Self(Arc::new(Meters { routes: RouteMeters::new(), panics }))
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl<S, B> Transform<S, ServiceRequest> for RequestId
@@ -63,22 +50,22 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<B>;
+    type Response = ServiceResponse<BoxBody>;
     type Error = Error;
     type Transform = WithRequestId<S>;
     type InitError = ();
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        // One allocation per thread, so that threads do not contend for one count of references.
-        ready(Ok(WithRequestId { service, meters: Rc::new(Arc::clone(&self.0)) }))
+        let panics = counter!("tollgate_http_panics_total");
+        ready(Ok(WithRequestId { service, meters: Rc::new(Meters { routes: RouteMeters::new(), panics }) }))
     }
 }
 
 /// A service of one thread with [`RequestId`] round it.
 pub struct WithRequestId<S> {
     service: S,
-    meters: Rc<Arc<Meters>>,
+    meters: Rc<Meters>,
 }
 
 impl<S, B> Service<ServiceRequest> for WithRequestId<S>
@@ -86,32 +73,37 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<B>;
+    type Response = ServiceResponse<BoxBody>;
     type Error = Error;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Error>>;
 
     forward_ready!(service);
 
-    fn call(&self, request: ServiceRequest) -> Self::Future {
+    fn call(&self, mut request: ServiceRequest) -> Self::Future {
         let start = Instant::now();
         let id = id_of(request.headers());
         let route = Route::of(request.path());
         let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
         let meters = Rc::clone(&self.meters);
+        let unread = Unread::hold(&mut request);
         // Routing happens here, handlers only when this is awaited.
         let answer = AssertUnwindSafe(span.in_scope(|| self.service.call(request))).catch_unwind();
         let work = async move {
             let result = match answer.await {
                 Ok(Ok(mut response)) => {
                     add_headers(response.headers_mut(), id);
-                    Ok(response)
+                    let response = response.map_into_boxed_body();
+                    Ok(match unread {
+                        Some(unread) => response.map_body(|_, body| unread.until_sent(body)),
+                        None => response,
+                    })
                 }
-                Ok(Err(error)) => Err(Failed { id, cause: Cause::Error(error) }),
+                Ok(Err(error)) => Err(Failed { id, cause: Cause::Error(error), unread }),
                 Err(_) => {
                     // What it said has been logged by the panic hook.
                     tracing::error!(route = route.pattern(), "handler panicked");
                     meters.panics.increment(1);
-                    Err(Failed { id, cause: Cause::Panic })
+                    Err(Failed { id, cause: Cause::Panic, unread })
                 }
             };
             let status = match &result {
@@ -132,6 +124,7 @@ where
 struct Failed {
     id: HeaderValue,
     cause: Cause,
+    unread: Option<Unread>,
 }
 
 #[derive(Debug)]
@@ -163,7 +156,10 @@ impl ResponseError for Failed {
     fn error_response(&self) -> HttpResponse {
         let mut response = self.inner().error_response();
         add_headers(response.headers_mut(), self.id.clone());
-        response
+        match self.unread.clone() {
+            Some(unread) => response.map_body(|_, body| unread.until_sent(body)),
+            None => response,
+        }
     }
 }
 

@@ -111,9 +111,7 @@ impl RouteMeter {
 
     fn record(&self, status: u16, took: Duration) {
         self.seconds.record(took);
-        let count = || {
-            counter!("tollgate_http_requests_total", "route" => self.route.pattern(), "status" => status.to_string())
-        };
+        let count = || counter!("tollgate_http_requests_total", "route" => self.route.pattern(), "status" => status.to_string());
         match STATUSES.iter().zip(&self.by_status).find(|(known, _)| **known == status) {
             Some((_, counter)) => counter.get_or_init(count).increment(1),
             None => count().increment(1),

@@ -13,8 +13,10 @@ use tokio::{
 
 use super::*;
 use crate::{
+    actor::ActorLimits,
     auth,
     billing::tests::{MemoryLedger, closed_shop},
+    cache::{RedisCache, RedisSettings},
     config::ServerConfig,
     domain::{id::UserId, plan},
     intake::signature::sign,
@@ -39,10 +41,25 @@ impl Readiness for Report {
 
 fn parts() -> Parts {
     let catalogue = plan::tests::catalogue();
+    let ledger = Arc::<MemoryLedger>::default();
+    let cache = RedisCache::new("redis://127.0.0.1:1/", RedisSettings::default()).unwrap();
+    let wait = Duration::from_secs(1);
+    let actors = ActorLimits {
+        arbiters: 1,
+        idle: wait,
+        live_max: 10,
+        per_user_max: 64,
+        reply_timeout: wait,
+        commit_timeout: wait,
+        cache_budget: Duration::from_millis(50),
+        lanes: 1,
+        queue_max: 10,
+        batch_max: 10,
+    };
     Parts {
-        entitlements: Entitlements,
-        reader: EntitlementReader,
-        billing: closed_shop(Arc::<MemoryLedger>::default()),
+        entitlements: Entitlements::start(Arc::clone(&ledger) as _, cache.clone(), actors),
+        reader: EntitlementReader::new(cache, Arc::clone(&ledger) as _, actors.cache_budget, 4),
+        billing: closed_shop(ledger),
         interpreter: Interpreter::new(catalogue.clone(), false),
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),
         tolerance: Tolerance::STRIPE,
@@ -83,13 +100,12 @@ impl Site {
     }
 
     fn start(routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static) -> Self {
-        let request_id = RequestId::new();
-        let server =
-            HttpServer::new(move || App::new().wrap(request_id.clone()).configure(routes.clone()))
-                .workers(1)
-                .disable_signals()
-                .bind("127.0.0.1:0")
-                .unwrap();
+        let server = HttpServer::new(move || App::new().wrap(RequestId).configure(routes.clone()))
+            .workers(1)
+            .disable_signals()
+            .client_disconnect_timeout(Duration::from_millis(200))
+            .bind("127.0.0.1:0")
+            .unwrap();
         let address = server.addrs()[0];
         actix_web::rt::spawn(server.run());
         Self(address)
@@ -137,7 +153,8 @@ impl Answer {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.into()));
+        let headers =
+            lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.into()));
         let answer = Self { status, headers: headers.collect(), body: body.to_owned() };
         assert!(!answer.header("x-request-id").is_empty(), "every answer has an id");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
@@ -185,7 +202,9 @@ async fn every_answer_has_the_callers_id_or_a_new_one() {
 #[actix_web::test]
 async fn unknown_routes_and_methods() {
     let site = Site::public(parts());
-    for path in ["/", "/metrics", "/api/admin/events", "/api/entitlements/", "/api/webhooks/stripe/", "/docs/nothing.js"] {
+    for path in
+        ["/", "/metrics", "/api/admin/events", "/api/entitlements/", "/api/webhooks/stripe/", "/docs/nothing.js"]
+    {
         assert_eq!(site.get(path, &[]).await.refusal(), refusal(404, "NOT_FOUND"), "{path}");
     }
     for (method, path, allow) in [
@@ -245,6 +264,26 @@ async fn webhooks_that_are_refused() {
 }
 
 #[actix_web::test]
+async fn what_the_ledger_does_not_hold_is_not_acknowledged() {
+    let site = Site::public(parts());
+    let object = json!({
+        "id": "cs_test_1", "object": "checkout.session", "mode": "payment", "payment_status": "paid",
+        "client_reference_id": USER, "metadata": { "userId": USER, "entitlementLevel": "TRIAL" },
+    });
+    for kind in ["checkout.session.completed", "customer.created"] {
+        let event = json!({
+            "id": "evt_1", "object": "event", "type": kind, "created": 1_700_000_000, "livemode": false,
+            "api_version": "2025-01-27.acacia", "data": { "object": object },
+        });
+        let body = event.to_string();
+        let signature = sign(&WEBHOOK_SECRET.into(), chrono::Utc::now().timestamp(), body.as_bytes());
+        let answer = site.post(WEBHOOK, &[("stripe-signature", &signature)], &body).await;
+        assert_eq!(answer.refusal(), refusal(503, "UNAVAILABLE"), "{kind}");
+        assert!(!answer.header("retry-after").is_empty());
+    }
+}
+
+#[actix_web::test]
 async fn webhooks_without_a_secret_and_without_room() {
     let mut without = parts();
     without.webhook_secrets = None;
@@ -266,6 +305,29 @@ async fn a_slow_body_is_given_up() {
         assert_eq!(answer.refusal(), refusal(408, "REQUEST_TIMEOUT"));
         assert_eq!(answer.header("connection"), "close");
     }
+}
+
+#[actix_web::test]
+async fn an_unfinished_body_does_not_keep_the_connection() {
+    let site = Site::public(parts());
+    for (target, code) in [
+        (format!("POST {WEBHOOK}"), "MISSING_SIGNATURE"),
+        (format!("PUT {WEBHOOK}"), "METHOD_NOT_ALLOWED"),
+        (format!("POST {CHECKOUT}"), "UNAUTHORIZED"),
+        ("POST /nowhere".to_owned(), "NOT_FOUND"),
+        ("GET /boom".to_owned(), "INTERNAL"),
+    ] {
+        for body in ["content-length: 10\r\n\r\n12345", "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"] {
+            let answer = site.raw(&format!("{target} HTTP/1.1\r\nhost: t\r\n{body}")).await;
+            assert_eq!(answer.refusal().1, code);
+        }
+    }
+    // One that is finished does: the second answer comes on the same connection, which is closed as asked.
+    let first =
+        format!("POST {WEBHOOK} HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
+    let second = "GET /health/live HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+    let both = site.raw(&format!("{first}{second}")).await;
+    assert!(both.body.contains("MISSING_SIGNATURE") && both.body.ends_with(r#"{"status":"live"}"#), "{}", both.body);
 }
 
 #[actix_web::test]
@@ -298,13 +360,17 @@ async fn checkout_says_who_then_what_then_why_not() {
     let json = ("content-type", "application/json; charset=utf-8");
     let good = r#"{"entitlementLevel":"PRO"}"#;
     let service = bearer(SERVICE_TOKEN);
-    for wrong in [vec![], vec![("authorization", "Bearer x")], vec![("authorization", service.as_str())], vec![auth, auth]] {
+    for wrong in
+        [vec![], vec![("authorization", "Bearer x")], vec![("authorization", service.as_str())], vec![auth, auth]]
+    {
         let answer = site.post(CHECKOUT, &wrong, "not even JSON").await;
         assert_eq!(answer.refusal(), refusal(401, "UNAUTHORIZED"), "{wrong:?}");
         assert_eq!(answer.header("www-authenticate"), "Bearer");
         assert_eq!(answer.json()["error"], "Authentication required");
     }
-    for wrong in [vec![auth], vec![auth, ("content-type", "text/plain")], vec![auth, json, ("content-encoding", "gzip")]] {
+    for wrong in
+        [vec![auth], vec![auth, ("content-type", "text/plain")], vec![auth, json, ("content-encoding", "gzip")]]
+    {
         let answer = site.post(CHECKOUT, &wrong, "not even JSON").await;
         assert_eq!(answer.refusal(), refusal(415, "UNSUPPORTED_MEDIA_TYPE"), "{wrong:?}");
     }
@@ -318,7 +384,11 @@ async fn checkout_says_who_then_what_then_why_not() {
         r#"{"entitlementLevel":"PRO","userId":"7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71"}"#,
         r#"{"entitlementLevel":"PRO","successUrl":"https://evil.test"}"#,
     ] {
-        assert_eq!(site.post(CHECKOUT, &[auth, json], wrong).await.refusal(), refusal(400, "INVALID_REQUEST"), "{wrong}");
+        assert_eq!(
+            site.post(CHECKOUT, &[auth, json], wrong).await.refusal(),
+            refusal(400, "INVALID_REQUEST"),
+            "{wrong}"
+        );
     }
     let key = "k".repeat(256);
     for wrong in [vec![("idempotency-key", key.as_str())], vec![("idempotency-key", "a"), ("idempotency-key", "b")]] {

@@ -117,11 +117,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
         tracing::warn!(error = %error, "signed body is not an event");
         ApiError::InvalidPayload
     })?;
-    let event = match &meaning {
-        Meaning::Change(change) => change.cause.event(),
-        Meaning::Note(note) => Some(&note.event),
-    };
-    let event = event.map(Told::of).ok_or(ApiError::Internal)?;
+    let event = meaning.event().map(Told::of).ok_or(ApiError::Internal)?;
     let (user, outcome) = match meaning {
         Meaning::Change(change) => (Some(change.user), state.entitlements.apply(change).await),
         Meaning::Note(note) => (note.user, state.entitlements.record(note).await),

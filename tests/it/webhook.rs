@@ -315,25 +315,40 @@ async fn without_the_ledger_nothing_is_claimed() {
     assert_eq!(server.deliver(&event.json()).await.json["processed"], true, "Stripe sends it again");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_at_once_are_told_to_come_back() {
     let world = World::new().await;
-    let server = world.serve_with(&[("TOLLGATE_WEBHOOKS_IN_FLIGHT", "1")]).await;
-    // One delivery that is still being sent takes the only place.
-    let mut slow = TcpStream::connect(server.public).await.unwrap();
-    slow.write_all(
-        b"POST /api/webhooks/stripe HTTP/1.1\r\nHost: t\r\nStripe-Signature: t=1,v1=00\r\nContent-Length: 9\r\n\r\n{",
+    let settings = [("TOLLGATE_WEBHOOKS_IN_FLIGHT", "1"), ("TOLLGATE_LEDGER_LOCK_TIMEOUT", "30s")];
+    let patient = [
+        ("TOLLGATE_LEDGER_STATEMENT_TIMEOUT", "40s"),
+        ("TOLLGATE_LEDGER_COMMIT_TIMEOUT", "40s"),
+        ("TOLLGATE_REPLY_TIMEOUT", "50s"),
+    ];
+    let server = std::sync::Arc::new(world.serve_with(&[&settings[..], &patient[..]].concat()).await);
+    // One delivery that waits for the ledger takes the only place.
+    let other = world.database.connect().await.unwrap();
+    other.batch_execute("BEGIN; LOCK TABLE stripe_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waiting = SessionEvent::paid(Uuid::new_v4());
+    let first = tokio::spawn({
+        let (server, event) = (std::sync::Arc::clone(&server), waiting.json());
+        async move { server.deliver(&event).await }
+    });
+    crate::harness::eventually(
+        std::time::Duration::from_secs(20),
+        "the first delivery waits for the ledger",
+        || async {
+            let waits = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+                     WHERE c.relname = 'stripe_events' AND NOT l.granted";
+            world.database.value(waits).await != "0"
+        },
     )
-    .await
-    .unwrap();
-    crate::harness::eventually(std::time::Duration::from_secs(5), "the place is taken", || async {
-        let answer = server.deliver(&json!({})).await;
-        answer.status == 503 && answer.json["code"] == "UNAVAILABLE" && answer.header("retry-after").is_some()
-    })
     .await;
-    drop(slow);
-    crate::harness::eventually(std::time::Duration::from_secs(5), "the place is free", || async {
-        server.deliver(&SessionEvent::paid(Uuid::new_v4()).json()).await.status == 200
-    })
-    .await;
+    let refused = SessionEvent::paid(Uuid::new_v4());
+    let answer = server.deliver(&refused.json()).await;
+    answer.assert_error(503, "UNAVAILABLE");
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(server.count_logged("event not taken", &refused.id), 0, "refused at the door, not by the ledger");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(first.await.unwrap().json["processed"], true);
+    assert_eq!(server.deliver(&refused.json()).await.json["processed"], true);
 }

@@ -126,8 +126,7 @@ pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoc
         .get_result(&mut connection)
         .await
         .map_err(|error| match classify(&error) {
-            // 42P01: undefined table.
-            LedgerError::Refused { sqlstate, .. } if sqlstate != "-" => LedgerError::Unavailable(
+            LedgerError::Refused { .. } => LedgerError::Unavailable(
                 "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
             ),
             other => other,
@@ -146,6 +145,9 @@ pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoc
     Ok((Epoch::new(&epoch), found.owns_users))
 }
 
+/// Stands for all states that the driver does not tell.
+pub(super) const OTHER_STATE: &str = "other";
+
 /// What a driver's error means for work that had not been committed yet. By SQLSTATE class and constraint name, never by text.
 pub(super) fn classify(error: &DieselError) -> LedgerError {
     match error {
@@ -162,7 +164,9 @@ pub(super) fn classify(error: &DieselError) -> LedgerError {
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
                     LedgerError::Unavailable("the connection is closed".into())
                 }
-                _ => LedgerError::Refused { sqlstate: "unknown".into(), constraint },
+                // The driver tells the state of only those above. Among the others are limits of time, deadlocks, a server
+                // that shuts down: they may pass. What does not pass is found by halving the batch, and answered 503.
+                _ => LedgerError::Refused { sqlstate: OTHER_STATE.into(), constraint },
             }
         }
         DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => {

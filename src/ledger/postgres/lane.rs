@@ -4,7 +4,11 @@
 //! - A refused batch is halved until the culprit is alone; the others lose nothing but time.
 //! - A lost `COMMIT` is in doubt: neither success nor failure is claimed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
@@ -14,9 +18,12 @@ use super::{
     super::{Committed, Entry, Lane, LedgerError, Note, Ticket, Verdict},
     Shared,
     apply::{Failure, Locks, Slot, transact, warm},
-    connection::{classify, identity},
+    connection::{OTHER_STATE, classify, identity},
 };
-use crate::domain::event::{Outcome, ParkReason};
+use crate::domain::{
+    change::Change,
+    event::{Outcome, ParkReason},
+};
 
 /// How often a transaction is tried again that the server aborted for no fault of its own (deadlock, serialization).
 const RETRIES: u32 = 3;
@@ -77,13 +84,16 @@ impl Lane for PostgresLane {
 
 /// Splits off deliveries of an event that is in the batch already: within one statement they could not be told from each other.
 fn set_twins_aside(batch: Vec<Ticket>) -> (Vec<Ticket>, Vec<Ticket>) {
-    let mut seen = HashMap::new();
-    let places: Vec<bool> = batch
-        .iter()
-        .map(|ticket| ticket.entry.event().is_none_or(|event| seen.insert(event.id.clone(), ()).is_none()))
-        .collect();
+    let mut seen = HashSet::new();
+    let places: Vec<bool> =
+        batch.iter().map(|ticket| ticket.entry.event().is_none_or(|event| seen.insert(event.id.clone()))).collect();
     let mut places = places.into_iter();
     batch.into_iter().partition(|_| places.next().unwrap_or(true))
+}
+
+/// It may work later.
+fn given_up() -> LedgerError {
+    LedgerError::Unavailable("the transaction was given up".into())
 }
 
 /// A connection, and the transactions run on it.
@@ -94,7 +104,9 @@ struct Writer {
 
 impl Writer {
     /// One result per entry, in order. Halves what is refused, iteratively: spans still to do are kept on a stack.
+    /// What is still undecided when the time is up is given up: nobody waits for it any more, and others do wait.
     async fn run(&mut self, entries: &[&Entry], locks: Locks) -> Vec<Result<Slot, LedgerError>> {
+        let deadline = Instant::now() + self.shared.connector.limits.transaction;
         let mut results: Vec<Option<Result<Slot, LedgerError>>> = entries.iter().map(|_| None).collect();
         let mut spans = Vec::from([0..entries.len()]);
         while let Some(span) = spans.pop() {
@@ -104,6 +116,10 @@ impl Writer {
                     *slot = Some(result);
                 }
             };
+            if Instant::now() >= deadline {
+                (0..part.len()).for_each(|offset| put(offset, Err(given_up())));
+                continue;
+            }
             match self.transact_with_retries(part, locks).await {
                 Ok(slots) => slots.into_iter().enumerate().for_each(|(offset, slot)| put(offset, Ok(slot))),
                 Err(Failure::Culprit(offset, error)) => {
@@ -123,6 +139,9 @@ impl Writer {
                     };
                     put(0, result);
                 }
+                Err(Failure::Aborted(LedgerError::Refused { sqlstate, .. })) if sqlstate == OTHER_STATE => {
+                    put(0, Err(given_up()));
+                }
                 Err(Failure::Aborted(error)) => (0..part.len()).for_each(|offset| put(offset, Err(error.clone()))),
                 Err(Failure::InDoubt) => {
                     metrics::counter!("tollgate_ledger_in_doubt_total").increment(1);
@@ -134,11 +153,7 @@ impl Writer {
     }
 
     /// Records a change whose grant is another user's as a parked event.
-    async fn park_foreign(
-        &mut self,
-        change: &crate::domain::change::Change,
-        locks: Locks,
-    ) -> Result<Slot, LedgerError> {
+    async fn park_foreign(&mut self, change: &Change, locks: Locks) -> Result<Slot, LedgerError> {
         let Some(event) = change.cause.event() else { return Err(LedgerError::Panicked) };
         let note = Entry::Note(Note {
             event: event.clone(),

@@ -19,6 +19,7 @@ use super::{
     redis::RedisServer,
     stripe::StandInStripe,
     supervised::{Kind, PATIENCE, StartError, Supervised},
+    wait::until_ok,
 };
 
 const KIND: Kind = Kind { name: "server", last_signal: "KILL", never_as_root: false };
@@ -151,8 +152,11 @@ impl TestServer {
     /// Waits until the process has ended and gives its exit status.
     pub(crate) async fn ended(&self) -> i32 {
         self.process.ended().await;
-        let status = std::fs::read_to_string(self.process.directory().join("exited")).expect("the supervisor wrote it");
-        status.trim().parse().expect("an exit status")
+        // The file is there a moment before its content is.
+        until_ok(PATIENCE, "the exit status is written", || async {
+            std::fs::read_to_string(self.process.directory().join("exited")).unwrap_or_default().trim().parse::<i32>()
+        })
+        .await
     }
 
     /// Delivers an event, signed now.
