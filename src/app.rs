@@ -242,8 +242,7 @@ fn stripe_mode(config: &Config) -> &'static str {
 }
 
 fn listen_public(config: &Config, state: State) -> anyhow::Result<(Server, SocketAddr)> {
-    let request_id = RequestId::new();
-    let server = HttpServer::new(move || App::new().configure(http::routes(state.clone())).wrap(request_id.clone()))
+    let server = HttpServer::new(move || App::new().configure(http::routes(state.clone())).wrap(RequestId))
         .workers(config.server.http_workers)
         .client_request_timeout(config.server.head_timeout)
         .shutdown_timeout(config.server.shutdown_timeout.as_secs())
@@ -255,15 +254,13 @@ fn listen_public(config: &Config, state: State) -> anyhow::Result<(Server, Socke
 }
 
 fn listen_admin(config: &Config, state: State) -> anyhow::Result<(Server, SocketAddr)> {
-    let request_id = RequestId::new();
-    let server =
-        HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(request_id.clone()))
-            .workers(1)
-            .client_request_timeout(config.server.head_timeout)
-            .shutdown_timeout(1)
-            .disable_signals()
-            .bind(config.server.admin_bind)
-            .with_context(|| in_use("TOLLGATE_ADMIN_BIND", config.server.admin_bind))?;
+    let server = HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(RequestId))
+        .workers(1)
+        .client_request_timeout(config.server.head_timeout)
+        .shutdown_timeout(1)
+        .disable_signals()
+        .bind(config.server.admin_bind)
+        .with_context(|| in_use("TOLLGATE_ADMIN_BIND", config.server.admin_bind))?;
     let address = server.addrs().first().copied().context("TOLLGATE_ADMIN_BIND: no address")?;
     Ok((server.run(), address))
 }

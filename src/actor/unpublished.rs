@@ -30,8 +30,7 @@ struct Waiting {
 impl Unpublished {
     /// A version was committed.
     pub(super) fn committed(&self, user: UserId, version: u64) {
-        // `len` walks all of the map's shards, so it is asked only now and then: by version, which is as good as a coin.
-        if version % 64 == 0 && self.waiting.len() >= ENTRIES_MAX {
+        if self.waiting.len() >= ENTRIES_MAX {
             let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
             overflow.get_or_insert_with(Instant::now);
             return;

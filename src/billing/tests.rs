@@ -182,7 +182,7 @@ fn shop(stripe: &Stripe, ledger: &Arc<MemoryLedger>) -> Billing {
     settings.attempts = 1;
     let app_url = "https://app.test/".parse().unwrap();
     let gateway = StripeGateway::new(settings).unwrap();
-    Billing::new(Some(gateway), Arc::clone(ledger) as _, plan::tests::catalogue(), &app_url, &config(100))
+    Billing::new(Some(gateway), ledger.clone(), plan::tests::catalogue(), &app_url, &config(100))
 }
 
 fn grant(level: &str, kind: SourceKind, status: GrantStatus, period_end: DateTime<Utc>) -> Grant {

@@ -163,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn many_ask_and_one_looks() {
         let counting = Arc::new(Counting::default());
-        let cached = CachedReadiness::new(Arc::clone(&counting) as _);
+        let cached = CachedReadiness::new(counting.clone());
         futures::future::join_all((0..50).map(|_| cached.report())).await;
         assert_eq!(counting.0.load(Ordering::Relaxed), 1);
         if let Some((at, _)) = &mut *cached.last.lock().await {

@@ -57,8 +57,8 @@ fn parts() -> Parts {
         batch_max: 10,
     };
     Parts {
-        entitlements: Entitlements::start(Arc::clone(&ledger) as _, cache.clone(), actors),
-        reader: EntitlementReader::new(cache, Arc::clone(&ledger) as _, actors.cache_budget, 4),
+        entitlements: Entitlements::start(ledger.clone(), cache.clone(), actors),
+        reader: EntitlementReader::new(cache, ledger.clone(), actors.cache_budget, 4),
         billing: closed_shop(ledger),
         interpreter: Interpreter::new(catalogue.clone(), false),
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),

@@ -98,12 +98,12 @@ impl EntitlementReader {
         {
             return Ok(Reading { entitlement, source: ReadSource::Cache });
         }
-        let entitlement = self.from_ledger(user).await?;
+        let entitlement = self.ask_ledger(user).await?;
         if entitlement.version >= wanted {
             return Ok(Reading { entitlement, source: ReadSource::Database });
         }
         // The question we joined may have been asked before the version we want was committed: ask once ourselves.
-        let entitlement = self.from_ledger(user).await?;
+        let entitlement = self.ask_ledger(user).await?;
         if entitlement.version >= wanted {
             Ok(Reading { entitlement, source: ReadSource::Database })
         } else {
@@ -111,7 +111,7 @@ impl EntitlementReader {
         }
     }
 
-    async fn from_ledger(&self, user: UserId) -> Result<Entitlement, ReadError> {
+    async fn ask_ledger(&self, user: UserId) -> Result<Entitlement, ReadError> {
         let flight = match self.inner.flights.entry(user) {
             Entry::Occupied(flight) => flight.get().clone(),
             Entry::Vacant(vacant) => vacant.insert(self.take_off(user)).clone(),

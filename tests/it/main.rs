@@ -12,6 +12,7 @@
 mod harness;
 
 mod checkout;
+mod cli;
 mod duplicate_delivery;
 mod entitlement_read;
 mod harness_self;

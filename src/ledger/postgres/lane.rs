@@ -108,7 +108,8 @@ impl Writer {
     async fn run(&mut self, entries: &[&Entry], locks: Locks) -> Vec<Result<Slot, LedgerError>> {
         let deadline = Instant::now() + self.shared.connector.limits.transaction;
         let mut results: Vec<Option<Result<Slot, LedgerError>>> = entries.iter().map(|_| None).collect();
-        let mut spans = Vec::from([0..entries.len()]);
+        let mut spans = Vec::new();
+        spans.push(0..entries.len());
         while let Some(span) = spans.pop() {
             let Some(part) = entries.get(span.clone()).filter(|part| !part.is_empty()) else { continue };
             let mut put = |offset: usize, result| {
