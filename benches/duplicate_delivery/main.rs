@@ -59,6 +59,12 @@ struct Options {
     /// Phases to be run; all of them if none is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Phase>,
+    /// A setting of the release servers, `NAME=value`; may be given several times.
+    #[arg(long, value_parser = setting)]
+    set: Vec<(String, String)>,
+    /// A setting of PostgreSQL, `name=value`; may be given several times.
+    #[arg(long, value_parser = setting)]
+    postgres: Vec<(String, String)>,
     /// Also writes the numbers to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -79,6 +85,11 @@ enum Phase {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a number from 1".to_owned())
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| "expected NAME=value".to_owned())?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn main() -> ExitCode {
@@ -112,7 +123,7 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Report {
     let mut report = Report::default();
-    let mut bench = Bench::start(options.servers).await;
+    let mut bench = Bench::start(options).await;
     introduce(&bench, options).await;
     for phase in Phase::value_variants() {
         if !options.only.is_empty() && !options.only.contains(phase) {
@@ -139,16 +150,24 @@ async fn introduce(bench: &Bench, options: &Options) {
     let files = proc::file_system(&data).unwrap_or_else(|| "unknown".to_owned());
     let database = &bench.world.database;
     println!(
-        "{} release server(s) with default settings, log at its default level into a file; {} connections; {cores} core(s) for \
-         servers, PostgreSQL, Redis and driver together",
-        options.servers, options.connections
+        "{} release server(s) with default settings{}, log at its default level into a file; {} connections; {cores} core(s) \
+         for servers, PostgreSQL, Redis and driver together",
+        options.servers,
+        but(&options.set),
+        options.connections
     );
     println!(
-        "PostgreSQL {}: fsync {}, synchronous_commit {}, data on {files}{}; bodies of {} bytes",
+        "PostgreSQL {}: fsync {}, synchronous_commit {}{}, data on {files}{}; bodies of {} bytes",
         database.value("SHOW server_version").await,
         database.value("SHOW fsync").await,
         database.value("SHOW synchronous_commit").await,
+        but(&options.postgres),
         if files == "tmpfs" { " (in memory: commits cost nothing there)" } else { "" },
         deliveries::body_bytes(),
     );
+}
+
+/// Settings that differ, for people.
+fn but(settings: &[(String, String)]) -> String {
+    settings.iter().map(|(name, value)| format!(", but {name}={value}")).collect()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    Options,
     ceilings::{CeilingServer, Commits, commit_rows},
     deliveries::{Event, Mint},
     driver::{Answers, Load, drive},
@@ -28,11 +29,12 @@ pub(crate) struct Bench {
     pub(crate) mint: Mint,
     /// Every event that a server has been asked to apply.
     pub(crate) delivered: Vec<Event>,
+    settings: Vec<(String, String)>,
 }
 
 impl Bench {
-    pub(crate) async fn start(servers: usize) -> Self {
-        let postgres = PostgresServer::start_durable().await;
+    pub(crate) async fn start(options: &Options) -> Self {
+        let postgres = PostgresServer::start_durable(&pairs(&options.postgres)).await;
         let world = World {
             database: TestDatabase::on(&postgres).await,
             redis: RedisServer::start().await,
@@ -47,17 +49,18 @@ impl Bench {
             servers: Vec::new(),
             mint: Mint::new(),
             delivered: Vec::new(),
+            settings: options.set.clone(),
         };
-        for _ in 0..servers {
+        for _ in 0..options.servers {
             let server = bench.serve_with(&[]).await;
             bench.servers.push(server);
         }
         bench
     }
 
-    /// A release server with the default settings and these.
+    /// A release server with the default settings, those of the command line, and these.
     pub(crate) async fn serve_with(&self, settings: &[(&str, &str)]) -> TestServer {
-        self.world.serve_with(&[SETTINGS, settings].concat()).await
+        self.world.serve_with(&[SETTINGS, &pairs(&self.settings), settings].concat()).await
     }
 
     /// Whose processor time is told apart while these servers answer.
@@ -83,4 +86,8 @@ impl Bench {
     pub(crate) async fn commit_rows(&self, connections: usize, warm_up: Duration, limit: Duration) -> Commits {
         commit_rows(&self.ceiling_database, connections, warm_up, limit).await
     }
+}
+
+fn pairs(settings: &[(String, String)]) -> Vec<(&str, &str)> {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }

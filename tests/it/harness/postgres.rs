@@ -80,10 +80,11 @@ impl PostgresServer {
         }
     }
 
-    /// A cluster that keeps what it has committed through a power failure, as in production: for measuring.
+    /// A cluster that keeps what it has committed through a power failure, as in production, with settings that differ:
+    /// for measuring.
     #[allow(dead_code, reason = "the benches share this harness")]
-    pub(crate) async fn start_durable() -> Self {
-        Self::start_own_with(&[("fsync", "on"), ("full_page_writes", "on")]).await
+    pub(crate) async fn start_durable(settings: &[(&str, &str)]) -> Self {
+        Self::start_own_with(&[&[("fsync", "on"), ("full_page_writes", "on")], settings].concat()).await
     }
 
     pub(crate) fn port(&self) -> u16 {
