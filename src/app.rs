@@ -17,7 +17,7 @@ use std::{
 use actix_web::{App, HttpServer, dev::Server};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use secrecy::ExposeSecret;
 use stripe_gateway::{GatewayConfig, StripeGateway};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,6 +50,8 @@ const LANE_QUEUE: usize = 8192;
 const LEDGER_READS: usize = 64;
 /// What a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
+/// How often observations are counted into their buckets.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -62,7 +64,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     for warning in &config.warnings {
         tracing::warn!(warning, "a setting is risky");
     }
-    let prometheus = PrometheusBuilder::new().install_recorder().context("setting up metrics")?;
+    let prometheus = install_metrics()?;
 
     let ledger = open_ledger(&config).await?;
     let cache = RedisCache::new(config.cache.redis_url.expose_secret(), RedisSettings::default())
@@ -104,7 +106,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         service_tokens: ServiceTokens::new(&config.auth.service_tokens),
         catalogue: config.catalogue.clone(),
         readiness: Arc::new(probe),
-        render_metrics: renderer(prometheus),
+        render_metrics: Arc::new(move || prometheus.render()),
         admin_token: config.auth.admin_token.clone(),
         limits: http::Limits {
             body_timeout: config.server.body_timeout,
@@ -271,11 +273,25 @@ fn in_use(setting: &str, address: SocketAddr) -> String {
     )
 }
 
-fn renderer(prometheus: PrometheusHandle) -> Arc<dyn Fn() -> String + Send + Sync> {
-    Arc::new(move || {
-        prometheus.run_upkeep();
-        prometheus.render()
-    })
+/// Histograms with fixed buckets, so that replicas can be added up.
+fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+    const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("setting up metrics")?;
+    let handle = prometheus.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            // Observations are kept one by one until they are counted into their buckets: also when nobody asks for them.
+            ticks.tick().await;
+            handle.run_upkeep();
+        }
+    });
+    Ok(prometheus)
 }
 
 /// Waits for a signal that ends the service and gives its name.

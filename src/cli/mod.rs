@@ -72,6 +72,11 @@ impl Failure {
     }
 }
 
+/// Chooses the process's TLS implementation, which both HTTP and Redis over TLS take. Without effect where one was chosen before.
+pub fn install_tls() {
+    let _chosen_before = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Does what the command line asks for.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -83,8 +88,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // Both HTTP and Redis over TLS take the process's default. It fails only where there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    install_tls();
     let done = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(),
         Command::Migrate(args) => migrate::run(&args),

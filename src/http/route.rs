@@ -78,7 +78,7 @@ impl Route {
 /// Statuses that have a counter at hand; others are looked up each time.
 const STATUSES: [u16; 15] = [200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 502, 503, 308];
 
-/// Counts and times of all routes. The recorder must have been installed before this is made.
+/// Counts and times of all routes, for one thread.
 pub(super) struct RouteMeters(Vec<RouteMeter>);
 
 struct RouteMeter {

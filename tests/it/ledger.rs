@@ -204,7 +204,11 @@ async fn sixteen_lanes_at_once_apply_each_event_and_each_session_once() {
 #[tokio::test]
 async fn a_locked_user_holds_up_nobody_else() {
     let database = TestDatabase::new().await;
-    let ledger = ledger_on(&database).await;
+    PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
+    // Patient: nothing here may end by a limit of time.
+    let patient = Duration::from_secs(60);
+    let limits = Limits { lock: patient, statement: patient, transaction: patient, ..Limits::default() };
+    let ledger = Arc::new(PostgresLedger::connect(&database.url(), limits, built_in()).await.unwrap());
     let (stuck, free) = (user(), user());
     let mut lane = ledger.lane();
     commit_one(&mut *lane, purchase(stuck, "evt_1", "cs_1")).await;

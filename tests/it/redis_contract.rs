@@ -21,7 +21,9 @@ fn state(level: &str, version: u64) -> Entitlement {
 }
 
 fn cache_on(redis: &RedisServer) -> RedisCache {
-    RedisCache::new(&redis.url(), RedisSettings::default()).unwrap()
+    // Patient: these tests are about what is written, not about how soon.
+    let patient = std::time::Duration::from_secs(5);
+    RedisCache::new(&redis.url(), RedisSettings { connect: patient, response: patient }).unwrap()
 }
 
 fn budget() -> Budget {
