@@ -80,8 +80,27 @@ impl PostgresServer {
         }
     }
 
+    /// A cluster that keeps what it has committed through a power failure, as in production, with settings that differ:
+    /// for measuring.
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) async fn start_durable(settings: &[(&str, &str)]) -> Self {
+        Self::start_own_with(&[&[("fsync", "on"), ("full_page_writes", "on")], settings].concat()).await
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.cluster.port
+    }
+
+    /// The first process; all others are its children.
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.cluster.server.pid()
+    }
+
+    /// Where its files are.
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) fn directory(&self) -> &Path {
+        self.cluster.server.directory()
     }
 
     /// Where clients find a database of this cluster.

@@ -48,6 +48,11 @@ impl RedisServer {
         self.instance.port
     }
 
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.instance.server.pid()
+    }
+
     /// What the code under test gets as `REDIS_URL`.
     pub(crate) fn url(&self) -> String {
         self.instance.url()

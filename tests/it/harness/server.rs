@@ -114,6 +114,11 @@ impl TestServer {
         }
     }
 
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.public)
     }

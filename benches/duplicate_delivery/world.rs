@@ -1,0 +1,93 @@
+//! Everything that runs: PostgreSQL with fsync, Redis, release servers, and what has been delivered so far.
+
+use std::time::Duration;
+
+use crate::{
+    Options,
+    ceilings::{CeilingServer, Commits, commit_rows},
+    deliveries::{Event, Mint},
+    driver::{Answers, Load, drive},
+    harness::{
+        PostgresServer, RedisServer, TestDatabase,
+        server::{TestServer, World},
+        stripe::StandInStripe,
+    },
+    proc::{Groups, Meter, Used},
+};
+
+/// Settings of the release servers that are not the defaults. Empty: as if it were not set, unlike in tests.
+const SETTINGS: &[(&str, &str)] = &[("TOLLGATE_LOG", ""), ("TOLLGATE_LOG_FORMAT", "")];
+
+/// See the [module](self).
+pub(crate) struct Bench {
+    pub(crate) postgres: PostgresServer,
+    pub(crate) world: World,
+    /// For ceiling (b): another database of the same cluster.
+    pub(crate) ceiling_database: TestDatabase,
+    pub(crate) ceiling_server: CeilingServer,
+    pub(crate) servers: Vec<TestServer>,
+    pub(crate) mint: Mint,
+    /// Every event that a server has been asked to apply.
+    pub(crate) delivered: Vec<Event>,
+    settings: Vec<(String, String)>,
+}
+
+impl Bench {
+    pub(crate) async fn start(options: &Options) -> Self {
+        let postgres = PostgresServer::start_durable(&pairs(&options.postgres)).await;
+        let world = World {
+            database: TestDatabase::on(&postgres).await,
+            redis: RedisServer::start().await,
+            stripe: StandInStripe::start().await,
+        };
+        let ceiling_database = TestDatabase::on(&postgres).await;
+        let mut bench = Self {
+            postgres,
+            world,
+            ceiling_database,
+            ceiling_server: CeilingServer::start(),
+            servers: Vec::new(),
+            mint: Mint::new(),
+            delivered: Vec::new(),
+            settings: options.set.clone(),
+        };
+        for _ in 0..options.servers {
+            let server = bench.serve_with(&[]).await;
+            bench.servers.push(server);
+        }
+        bench
+    }
+
+    /// A release server with the default settings, those of the command line, and these.
+    pub(crate) async fn serve_with(&self, settings: &[(&str, &str)]) -> TestServer {
+        self.world.serve_with(&[SETTINGS, &pairs(&self.settings), settings].concat()).await
+    }
+
+    /// Whose processor time is told apart while these servers answer.
+    fn groups(&self, servers: Vec<u32>) -> Groups {
+        Groups { servers, postgres: self.postgres.pid(), redis: self.world.redis.pid() }
+    }
+
+    /// Drives the load at the release servers.
+    pub(crate) async fn drive(&self, load: Load) -> (Answers, Option<Used>) {
+        let meter = Meter::start(self.groups(self.servers.iter().map(TestServer::pid).collect()));
+        let answers = drive(Load { servers: self.servers.iter().map(|server| server.public).collect(), ..load }).await;
+        (answers, meter.stop())
+    }
+
+    /// Drives the load at the ceiling server.
+    pub(crate) async fn drive_ceiling(&self, load: Load) -> (Answers, Option<Used>) {
+        let meter = Meter::start(self.groups(vec![self.ceiling_server.pid()]));
+        let answers = drive(Load { servers: vec![self.ceiling_server.address], ..load }).await;
+        (answers, meter.stop())
+    }
+
+    /// Single rows committed by PostgreSQL alone.
+    pub(crate) async fn commit_rows(&self, connections: usize, warm_up: Duration, limit: Duration) -> Commits {
+        commit_rows(&self.ceiling_database, connections, warm_up, limit).await
+    }
+}
+
+fn pairs(settings: &[(String, String)]) -> Vec<(&str, &str)> {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
