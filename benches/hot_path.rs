@@ -96,7 +96,7 @@ fn signature(c: &mut Criterion) {
 
 /// What does the body mean? The peer looks at every byte of the JSON and keeps nothing.
 fn parse(c: &mut Criterion) {
-    let interpreter = Interpreter::new(built_in(), false);
+    let interpreter = Interpreter::new(built_in(), Some(false));
     let payload = verified();
     assert!(matches!(interpreter.read(&payload), Ok(Meaning::Change(_))), "the fixture is a purchase");
 
@@ -344,10 +344,6 @@ impl Ledger for NoLedger {
 
     async fn parked_due(&self, _: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
         Ok(Vec::new())
-    }
-
-    async fn wake_parked(&self, _: &EventId) -> Result<(), LedgerError> {
-        Ok(())
     }
 
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {

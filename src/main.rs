@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Many small allocations on few threads, freed on others: what the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     tollgate::cli::run()
 }

@@ -1,18 +1,19 @@
 //! The EntitlementActor: one per active user. It guards the order of one user's writes: one at a time, each finished before the
 //! next begins.
 //!
-//! Its memory is a copy of what the ledger said last and may be lost at any moment: after a panic, or when an outcome is
-//! unknown, the actor stops, its Supervisor starts it again with its mailbox kept, and `restarting` clears the memory. It
-//! holds no timer (a pending one would keep it alive for ever) and loads nothing in `started` (one that stops there is a hot
-//! loop).
+//! It remembers nothing: what is known of events is in [`Done`], a copy of what the ledger said, and every state is read under
+//! the ledger's lock. So there is nothing to reload in doubt. After a panic, or when an outcome is unknown, the actor stops and
+//! its Supervisor starts it again with its mailbox kept. It holds no timer (a pending one would keep it alive for ever) and
+//! loads nothing in `started` (one that stops there is a hot loop).
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Supervised, WrapFuture};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures::FutureExt;
 
 use super::{
+    done::Done,
     error::ApplyError,
     message::{Apply, Republish},
     unpublished::Unpublished,
@@ -29,9 +30,9 @@ use crate::{
     ledger::{Committed, Entry, Epoch, Ledger},
 };
 
-/// Events remembered as done, per user. Redeliveries come soon after the first delivery or long after; Redis and the ledger
-/// know the rest.
-const REMEMBERED_MAX: usize = 16;
+/// A first delivery comes within seconds of the event. Only an older one may be a redelivery that another process knows of, and
+/// is worth asking Redis about before the ledger is asked, which knows for sure.
+const FIRST_DELIVERY_WITHIN: TimeDelta = TimeDelta::seconds(10);
 
 /// What all user actors work with.
 pub(super) struct Tools {
@@ -39,6 +40,7 @@ pub(super) struct Tools {
     pub(super) writer: LedgerWriter,
     pub(super) cache: RedisCache,
     pub(super) unpublished: Arc<Unpublished>,
+    pub(super) done: Done,
     /// Time for Redis, per request.
     pub(super) cache_budget: Duration,
     /// Time for the ledger to answer.
@@ -50,54 +52,11 @@ pub(super) struct Tools {
 pub(super) struct EntitlementActor {
     user: UserId,
     tools: Arc<Tools>,
-    memory: Option<Box<Memory>>,
-}
-
-/// A copy of what the ledger said.
-struct Memory {
-    /// Another epoch voids everything else.
-    epoch: Epoch,
-    /// The newest state.
-    entitlement: Option<Entitlement>,
-    /// Events that are in the ledger with their effect.
-    done: Vec<EventId>,
-}
-
-/// What a change came to.
-struct Applied {
-    outcome: Outcome,
-    entitlement: Option<Entitlement>,
-    /// The event to be remembered as done.
-    done: Option<EventId>,
-    epoch: Epoch,
 }
 
 impl EntitlementActor {
     pub(super) const fn new(user: UserId, tools: Arc<Tools>) -> Self {
-        Self { user, tools, memory: None }
-    }
-
-    fn has_done(&self, event: &EventId, epoch: &Epoch) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.epoch == *epoch && memory.done.contains(event))
-    }
-
-    fn remember(&mut self, applied: Applied) {
-        let Applied { entitlement, done, epoch, .. } = applied;
-        let memory = match &mut self.memory {
-            Some(memory) if memory.epoch == epoch => memory,
-            memory => memory.insert(Box::new(Memory { epoch, entitlement: None, done: Vec::new() })),
-        };
-        if entitlement.is_some() {
-            memory.entitlement = entitlement;
-        }
-        if let Some(event) = done
-            && !memory.done.contains(&event)
-        {
-            if memory.done.len() >= REMEMBERED_MAX {
-                memory.done.remove(0);
-            }
-            memory.done.push(event);
-        }
+        Self { user, tools }
     }
 
     /// After a failure: whether this actor still knows where it stands.
@@ -125,18 +84,21 @@ impl EntitlementActor {
 
 impl Tools {
     /// Duplicate check, ledger, readers: the whole way of one change.
-    async fn apply(&self, user: UserId, change: Change) -> Result<Applied, ApplyError> {
+    async fn apply(&self, user: UserId, change: Change) -> Result<Outcome, ApplyError> {
         let epoch = self.ledger.epoch();
         let mut budget = Budget::new(self.cache_budget);
         // A retry from the inbox is no delivery: that it is waiting there is the reason why it comes.
-        let event = match &change.cause {
-            Cause::Delivery(event) => Some(event.id.clone()),
-            Cause::Retry(_) | Cause::Time => None,
-        };
-        if let Some(event) = &event
-            && self.cache.is_marked(event, epoch.as_str(), &mut budget).await.unwrap_or(false)
-        {
-            return Ok(Applied { outcome: Outcome::Duplicate, entitlement: None, done: Some(event.clone()), epoch });
+        if let Cause::Delivery(event) = &change.cause {
+            // While this one waited in the mailbox, its twin may have been applied.
+            if self.done.contains(&event.id, &epoch) {
+                return Ok(Outcome::Duplicate);
+            }
+            if Utc::now() - event.created > FIRST_DELIVERY_WITHIN
+                && self.cache.is_marked(&event.id, epoch.as_str(), &mut budget).await.unwrap_or(false)
+            {
+                self.done.insert(event.id.clone(), &epoch);
+                return Ok(Outcome::Duplicate);
+            }
         }
         let event = change.cause.event().map(|event| event.id.clone());
         let committed = self.commit(Entry::Change(change)).await?;
@@ -144,7 +106,10 @@ impl Tools {
         if let Some(entitlement) = &committed.entitlement {
             self.show(user, entitlement, &epoch, done.as_ref(), &mut budget).await;
         }
-        Ok(Applied { outcome: committed.outcome, entitlement: committed.entitlement, done, epoch })
+        if let Some(event) = done {
+            self.done.insert(event, &epoch);
+        }
+        Ok(committed.outcome)
     }
 
     pub(super) async fn commit(&self, entry: Entry) -> Result<Committed, ApplyError> {
@@ -192,29 +157,15 @@ impl Actor for EntitlementActor {
     }
 }
 
-impl Supervised for EntitlementActor {
-    fn restarting(&mut self, _ctx: &mut Self::Context) {
-        self.memory = None;
-    }
-}
+impl Supervised for EntitlementActor {}
 
 impl Handler<Apply> for EntitlementActor {
     type Result = AtomicResponse<Self, Result<Outcome, ApplyError>>;
 
     fn handle(&mut self, Apply(change): Apply, _ctx: &mut Self::Context) -> Self::Result {
-        if let Cause::Delivery(event) = &change.cause
-            && self.has_done(&event.id, &self.tools.ledger.epoch())
-        {
-            return AtomicResponse::new(Box::pin(async { Ok(Outcome::Duplicate) }.into_actor(self)));
-        }
         let (user, tools) = (self.user, Arc::clone(&self.tools));
         let work = AssertUnwindSafe(async move { tools.apply(user, change).await }).catch_unwind();
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, actor, ctx| {
-            let applied = actor.settle(result, ctx)?;
-            let outcome = applied.outcome;
-            actor.remember(applied);
-            Ok(outcome)
-        })))
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, actor, ctx| actor.settle(result, ctx))))
     }
 }
 

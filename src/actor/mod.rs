@@ -4,6 +4,7 @@
 //! user), routers that start them, and the writer that commits their changes in groups. Actors are an optimisation of order
 //! and latency, not a lock: the ledger's locks and versions make two actors for one user harmless, in one process or in two.
 
+mod done;
 mod entitlement;
 mod error;
 mod message;
@@ -22,6 +23,7 @@ use futures::StreamExt;
 
 pub use self::error::ApplyError;
 use self::{
+    done::Done,
     entitlement::Tools,
     message::{Apply, Republish, Start},
     registry::{Lease, Lookup, Registry},
@@ -31,7 +33,11 @@ use self::{
 };
 use crate::{
     cache::RedisCache,
-    domain::{change::Change, event::Outcome, id::UserId},
+    domain::{
+        change::Change,
+        event::Outcome,
+        id::{EventId, UserId},
+    },
     ledger::{Entry, Ledger, Note},
 };
 
@@ -84,27 +90,43 @@ impl Entitlements {
     #[must_use]
     pub fn start(ledger: Arc<dyn Ledger>, cache: RedisCache, limits: ActorLimits) -> Self {
         let unpublished = Arc::new(Unpublished::default());
-        let writer =
-            LedgerWriter::start(&ledger, limits.lanes, limits.queue_max, limits.batch_max, Arc::clone(&unpublished));
+        let arbiters: Vec<Arbiter> = (0..limits.arbiters.max(1)).map(|_| Arbiter::new()).collect();
+        // A user's lane is on the thread of the user's actor: between them nothing has to be woken.
+        let writer = LedgerWriter::start(
+            &ledger,
+            &arbiters,
+            limits.lanes,
+            limits.queue_max,
+            limits.batch_max,
+            Arc::clone(&unpublished),
+        );
         let mailbox = usize::try_from(limits.per_user_max).unwrap_or(usize::MAX).saturating_add(1);
         let tools = Arc::new(Tools {
             ledger,
             writer,
             cache,
             unpublished,
+            done: Done::default(),
             cache_budget: limits.cache_budget,
             commit_timeout: limits.commit_timeout,
             mailbox,
         });
         let registry = Arc::new(Registry::new(limits.live_max, limits.per_user_max, limits.idle));
-        let shards = (0..limits.arbiters.max(1))
-            .map(|index| {
-                let arbiter = Arbiter::new();
+        let shards = arbiters
+            .into_iter()
+            .enumerate()
+            .map(|(index, arbiter)| {
                 let router = start_router(&arbiter, &registry, &tools, index == 0);
                 RwLock::new(Shard { arbiter, router })
             })
             .collect();
         Self { inner: Arc::new(Inner { registry, tools, shards, limits }) }
+    }
+
+    /// Whether this process knows that an event has had its effect. `false` means nothing.
+    #[must_use]
+    pub fn has_done(&self, event: &EventId) -> bool {
+        self.inner.tools.done.contains(event, &self.inner.tools.ledger.epoch())
     }
 
     /// Applies a change through its user's actor. When this returns `Ok`, the outcome is durable, and readers have been shown
@@ -181,7 +203,6 @@ impl Entitlements {
         for shard in &self.inner.shards {
             shard.read().unwrap_or_else(PoisonError::into_inner).arbiter.stop();
         }
-        self.inner.tools.writer.stop();
     }
 
     async fn lease(&self, user: UserId) -> Result<Lease, ApplyError> {
@@ -208,7 +229,7 @@ impl Entitlements {
 
     /// The user's router; a dead one is started afresh, on a fresh thread if its own is gone.
     fn router(&self, user: UserId) -> Result<Addr<EventRouter>, ApplyError> {
-        let index = self.inner.registry.shard(user, self.inner.shards.len());
+        let index = shard_of(user, self.inner.shards.len());
         let shard = self.inner.shards.get(index).ok_or(ApplyError::Unavailable)?;
         {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
@@ -227,6 +248,14 @@ impl Entitlements {
         }
         Ok(shard.router.clone())
     }
+}
+
+/// Which of `shards` threads a user belongs to.
+fn shard_of(user: UserId, shards: usize) -> usize {
+    let shards = u64::try_from(shards.max(1)).unwrap_or(1);
+    // Folded, so that ids made by any scheme spread evenly.
+    let (high, low) = user.uuid().as_u64_pair();
+    usize::try_from((high ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) % shards).unwrap_or(0)
 }
 
 fn start_router(arbiter: &Arbiter, registry: &Arc<Registry>, tools: &Arc<Tools>, lets_go: bool) -> Addr<EventRouter> {

@@ -1,7 +1,6 @@
 //! Which users have a live actor, and how much is under way for each. Outlives the routers.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
@@ -23,7 +22,6 @@ const IDLE_WHEN_CROWDED: Duration = Duration::from_secs(2);
 /// See the [module](self).
 pub(super) struct Registry {
     slots: DashMap<UserId, Slot>,
-    hasher: RandomState,
     live: AtomicUsize,
     started: Instant,
     live_max: usize,
@@ -68,26 +66,12 @@ impl Drop for Lease {
 
 impl Registry {
     pub(super) fn new(live_max: usize, per_user_max: u32, idle: Duration) -> Self {
-        Self {
-            slots: DashMap::new(),
-            hasher: RandomState::new(),
-            live: AtomicUsize::new(0),
-            started: Instant::now(),
-            live_max,
-            per_user_max,
-            idle,
-        }
+        Self { slots: DashMap::new(), live: AtomicUsize::new(0), started: Instant::now(), live_max, per_user_max, idle }
     }
 
     /// Live actors.
     pub(super) fn len(&self) -> usize {
         self.live.load(Ordering::Relaxed)
-    }
-
-    /// Which of `shards` routers starts a user's actor.
-    pub(super) fn shard(&self, user: UserId, shards: usize) -> usize {
-        let hash = self.hasher.hash_one(user);
-        usize::try_from(hash % u64::try_from(shards.max(1)).unwrap_or(1)).unwrap_or(0)
     }
 
     /// Finds a live actor. The count grows under the entry's lock, so that [`let_go_idle`](Self::let_go_idle) sees it.

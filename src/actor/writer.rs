@@ -1,7 +1,7 @@
 //! The LedgerWriter: group commit. While a lane commits one batch the next one gathers: no timer, so the lowest latency when idle
 //! and the highest throughput under load.
 //!
-//! A plain task per lane on an arbiter of its own, not an actor: it has one message, and `recv_many` is exactly the queue
+//! A plain task per lane, on the thread of the actors that use it, and not an actor: it has one message, and `recv_many` is exactly the queue
 //! that group commit wants. All database work happens here, never in a request's future: a client that hangs up cancels
 //! nothing.
 
@@ -11,7 +11,7 @@ use actix::Arbiter;
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{error::ApplyError, unpublished::Unpublished};
+use super::{error::ApplyError, shard_of, unpublished::Unpublished};
 use crate::{
     domain::{event::Outcome, id::UserId},
     ledger::{Committed, Entry, Ledger, LedgerError, Ticket},
@@ -21,29 +21,23 @@ use crate::{
 pub(super) struct LedgerWriter {
     lanes: Vec<mpsc::Sender<Ticket>>,
     unpublished: Arc<Unpublished>,
-    /// Keeps the lanes' threads.
-    arbiters: Vec<Arbiter>,
 }
 
 impl LedgerWriter {
     pub(super) fn start(
         ledger: &Arc<dyn Ledger>,
+        arbiters: &[Arbiter],
         lanes: usize,
         queue_max: usize,
         batch_max: usize,
         unpublished: Arc<Unpublished>,
     ) -> Self {
-        let mut senders = Vec::new();
-        let mut arbiters = Vec::new();
-        for _ in 0..lanes.max(1) {
+        let lanes = arbiters.iter().cycle().take(lanes.max(1)).map(|arbiter| {
             let (sender, queue) = mpsc::channel(queue_max);
-            let arbiter = Arbiter::new();
-            let ledger = Arc::clone(ledger);
-            arbiter.spawn(drive(ledger, queue, batch_max.max(1)));
-            senders.push(sender);
-            arbiters.push(arbiter);
-        }
-        Self { lanes: senders, unpublished, arbiters }
+            arbiter.spawn(drive(Arc::clone(ledger), queue, batch_max.max(1)));
+            sender
+        });
+        Self { lanes: lanes.collect(), unpublished }
     }
 
     /// Hands an entry to its lane. A full queue is an answer, not a wait.
@@ -64,20 +58,15 @@ impl LedgerWriter {
         Ok(receiver)
     }
 
-    /// One user's entries always take the same lane; events without a user are spread by id.
+    /// One user's entries always take the same lane, where it can be on the user's own thread; events without a user are spread
+    /// by id.
     fn lane_of(&self, user: Option<UserId>, entry: &Entry) -> usize {
-        let key = match user {
-            Some(user) => user.uuid().as_u64_pair().1,
-            None => entry.event().map_or(0, |event| event.id.as_str().bytes().map(u64::from).sum()),
-        };
-        let lanes = u64::try_from(self.lanes.len()).unwrap_or(1).max(1);
-        usize::try_from(key % lanes).unwrap_or(0)
-    }
-
-    /// Ends the lanes once their queues are empty. To be called when nothing submits any more.
-    pub(super) fn stop(&self) {
-        for arbiter in &self.arbiters {
-            arbiter.stop();
+        match user {
+            Some(user) => shard_of(user, self.lanes.len()),
+            None => {
+                let sum: usize = entry.event().map_or(0, |event| event.id.as_str().bytes().map(usize::from).sum());
+                sum % self.lanes.len().max(1)
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The cache on Redis: one multiplexed connection, the version script, the breaker.
+//! The cache on Redis: a multiplexed connection per thread, the version script, the breaker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,6 +7,7 @@ use redis::{
     Client, ErrorKind, RedisError, Script, ServerErrorKind,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
+use thread_local::ThreadLocal;
 use uuid::Uuid;
 
 use super::{
@@ -60,7 +61,11 @@ pub enum Published {
 /// See the [module](self). Cheap to clone.
 #[derive(Clone)]
 pub struct RedisCache {
-    connection: ConnectionManager,
+    /// One per thread that asks: a connection's driver runs where it was opened, and asking it from another thread would wake
+    /// two threads for every question.
+    connections: Arc<ThreadLocal<ConnectionManager>>,
+    /// Opens them. Never asked itself.
+    template: Arc<dyn Fn() -> Result<ConnectionManager, RedisError> + Send + Sync>,
     publish: Arc<Script>,
     breaker: Arc<Breaker>,
 }
@@ -79,9 +84,20 @@ impl RedisCache {
             .set_connection_timeout(Some(settings.connect))
             .set_response_timeout(Some(settings.response))
             .set_pipeline_buffer_size(1024);
-        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(|error| failed(&error))?;
+        let template = move || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
+        template().map_err(|error| failed(&error))?;
         let publish = Arc::new(Script::new(include_str!("publish.lua")));
-        Ok(Self { connection, publish, breaker: Arc::new(Breaker::default()) })
+        Ok(Self {
+            connections: Arc::new(ThreadLocal::new()),
+            template: Arc::new(template),
+            publish,
+            breaker: Arc::new(Breaker::default()),
+        })
+    }
+
+    /// This thread's connection.
+    fn connection(&self) -> Result<ConnectionManager, RedisError> {
+        self.connections.get_or_try(|| (self.template)()).cloned()
     }
 
     /// The breaker: its state, and the probe that closes it.
@@ -199,7 +215,7 @@ impl RedisCache {
     /// # Errors
     /// [`CacheError`] if there was none.
     pub async fn ping(&self) -> Result<(), CacheError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection().map_err(|error| failed(&error))?;
         redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|error| failed(&error))
     }
 
@@ -223,7 +239,8 @@ impl RedisCache {
         if self.breaker.state() == BreakerState::Open {
             return Err(CacheError::Open);
         }
-        match budget.spend(question(self.connection.clone())).await {
+        let connection = self.connection().map_err(|error| failed(&error))?;
+        match budget.spend(question(connection)).await {
             Ok(Ok(answer)) => {
                 self.breaker.succeeded();
                 Ok(answer)

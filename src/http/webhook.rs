@@ -22,7 +22,7 @@ use crate::{
         id::{EventId, UserId},
     },
     intake::{
-        Meaning,
+        Interpreter, Meaning,
         signature::{SignatureError, VerifiedPayload, verify},
     },
 };
@@ -113,10 +113,17 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     let payload = signed(state, request, payload).await?;
     // Only what Stripe signed counts against the limit, so that nobody else can use it up.
     let _permit = state.webhooks_in_flight.try_acquire().map_err(|_| ApiError::Unavailable)?;
-    let meaning = state.interpreter.read(&payload).map_err(|error| {
+    let envelope = Interpreter::open(&payload).map_err(|error| {
         tracing::warn!(error = %error, "signed body is not an event");
         ApiError::InvalidPayload
     })?;
+    if state.entitlements.has_done(&envelope.event().id) {
+        let event = Told::of(envelope.event());
+        state.webhook_meters.taken(Outcome::Duplicate);
+        event.log(None, Outcome::Duplicate);
+        return Ok(event.answer(Outcome::Duplicate));
+    }
+    let meaning = state.interpreter.meaning(envelope);
     let event = meaning.event().map(Told::of).ok_or(ApiError::Internal)?;
     let (user, outcome) = match meaning {
         Meaning::Change(change) => (Some(change.user), state.entitlements.apply(change).await),

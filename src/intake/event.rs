@@ -141,9 +141,16 @@ pub(super) struct Event<'a> {
     pub(super) is_connected: bool,
     /// What it carries.
     pub(super) content: Content<'a>,
+    /// What tells it from another event under the same id.
+    hashed: &'a str,
 }
 
 impl<'a> Event<'a> {
+    /// The record with its hash: made only for events that go on to the ledger.
+    pub(super) fn into_record(self) -> EventRecord {
+        EventRecord { object_hash: Sha256::digest(self.hashed).into(), ..self.record }
+    }
+
     /// Reads the envelope. `signed_at` stands in for the time of a thin event that tells none.
     ///
     /// An absent `livemode` is that of test data: a live service takes nothing from such an event.
@@ -153,15 +160,15 @@ impl<'a> Event<'a> {
     pub(super) fn parse(body: &'a Bytes, signed_at: Option<i64>) -> Result<Self, PayloadError> {
         let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
         let wire: Wire<'a> = object(text)?;
-        let (created, content, hash) = match wire.object.as_ref().map(Text::as_str) {
+        let (created, content, hashed) = match wire.object.as_ref().map(Text::as_str) {
             Some(SNAPSHOT) => {
                 let created = wire.created.and_then(|raw| unix_time(raw.get().parse().ok()?));
                 let object = wire.data.and_then(|Object(data)| data.object).ok_or(field("data.object", "there"))?.get();
-                (created, Content::Snapshot(object), Sha256::digest(object))
+                (created, Content::Snapshot(object), object)
             }
             Some(THIN) => {
                 let created = wire.created.and_then(rfc3339).or_else(|| unix_time(signed_at?));
-                (created, Content::Thin, Sha256::digest(text))
+                (created, Content::Thin, text)
             }
             _ => return Err(field("object", "\"event\"")),
         };
@@ -180,10 +187,10 @@ impl<'a> Event<'a> {
                 .api_version
                 .filter(|version| is_version(version.as_str()))
                 .map(|text| text.0.into_owned()),
-            object_hash: hash.into(),
+            object_hash: [0; 32],
             payload: body.clone(),
         };
-        Ok(Self { record, is_connected: wire.account.is_some(), content })
+        Ok(Self { record, is_connected: wire.account.is_some(), content, hashed })
     }
 }
 

@@ -36,6 +36,17 @@ impl Meaning {
     }
 }
 
+/// A delivered event of which only the envelope has been read.
+pub struct Envelope<'a>(Event<'a>);
+
+impl Envelope<'_> {
+    /// The event, as far as it is known; its object's id and hash are not.
+    #[must_use]
+    pub const fn event(&self) -> &EventRecord {
+        &self.0.record
+    }
+}
+
 /// Reads events. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Interpreter {
@@ -85,7 +96,21 @@ impl Interpreter {
     /// # Errors
     /// [`PayloadError`] if the body is no event.
     pub fn read(&self, payload: &VerifiedPayload) -> Result<Meaning, PayloadError> {
-        self.interpret(payload.bytes(), Some(payload.signed_at()), Cause::Delivery)
+        Ok(self.meaning(Self::open(payload)?))
+    }
+
+    /// Reads a delivery's envelope only: enough to tell whether it was delivered before.
+    ///
+    /// # Errors
+    /// [`PayloadError`] if the body is no event.
+    pub fn open(payload: &VerifiedPayload) -> Result<Envelope<'_>, PayloadError> {
+        Event::parse(payload.bytes(), Some(payload.signed_at())).map(Envelope)
+    }
+
+    /// What an opened delivery means.
+    #[must_use]
+    pub fn meaning(&self, envelope: Envelope<'_>) -> Meaning {
+        self.interpret(envelope.0, Cause::Delivery)
     }
 
     /// What a parked event means by now; the body comes from our own ledger.
@@ -93,34 +118,27 @@ impl Interpreter {
     /// # Errors
     /// [`PayloadError`] if the body is no event.
     pub fn read_again(&self, body: &Bytes) -> Result<Meaning, PayloadError> {
-        self.interpret(body, None, Cause::Retry)
+        Event::parse(body, None).map(|event| self.interpret(event, Cause::Retry))
     }
 
-    fn interpret(
-        &self,
-        body: &Bytes,
-        signed_at: Option<i64>,
-        cause: impl FnOnce(EventRecord) -> Cause,
-    ) -> Result<Meaning, PayloadError> {
-        let event = Event::parse(body, signed_at)?;
-        let (occasion, object) = match self.relevance(&event) {
+    fn interpret(&self, event: Event<'_>, cause: impl FnOnce(EventRecord) -> Cause) -> Meaning {
+        let relevance = self.relevance(&event);
+        let mut record = event.into_record();
+        let (occasion, object) = match relevance {
             Ok(found) => found,
-            Err(reason) => {
-                return Ok(Meaning::Note(Note { event: event.record, verdict: ignored(reason), user: None }));
-            }
+            Err(reason) => return Meaning::Note(Note { event: record, verdict: ignored(reason), user: None }),
         };
-        let mut record = event.record;
         let Some(session) = Session::parse(object) else {
             let verdict = parked(ParkReason::IncompleteObject);
-            return Ok(Meaning::Note(Note { event: record, verdict, user: None }));
+            return Meaning::Note(Note { event: record, verdict, user: None });
         };
         let user = session.user_id().and_then(|id| UserId::parse(id).ok());
         let id = said(session.id.as_ref()).and_then(|id| SessionId::parse(id).ok());
         record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
-        Ok(match self.session(occasion, &session, id, &record) {
+        match self.session(occasion, &session, id, &record) {
             Ok((user, effect)) => Meaning::Change(Change { user, cause: cause(record), effect }),
             Err(verdict) => Meaning::Note(Note { event: record, verdict, user }),
-        })
+        }
     }
 
     /// Whether an event can mean anything here, told by its envelope.

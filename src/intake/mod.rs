@@ -7,4 +7,4 @@ pub mod interpret;
 pub mod signature;
 
 pub use event::PayloadError;
-pub use interpret::{Interpreter, Meaning};
+pub use interpret::{Envelope, Interpreter, Meaning};

@@ -87,11 +87,13 @@ impl Connector {
 
 async fn establish(url: String, limits: Limits) -> Result<AsyncPgConnection, ConnectionError> {
     let mut connection = AsyncPgConnection::establish(&url).await?;
-    // Plans: the hot statements join arrays with indexed tables. A plan made while a table was empty would scan it for as
-    // long as the connection lives, so scans are priced out, and one generic plan is kept instead of planning each call.
+    // Plans: the hot statements join arrays with indexed tables. A plan made while a table was empty would read all of it for as
+    // long as the connection lives, by a scan or to build a hash, so both are priced out and index look-ups remain; and one
+    // generic plan is kept instead of planning each call.
     let session = format!(
         "SET application_name = 'tollgate'; SET statement_timeout = {}; SET lock_timeout = {}; \
-         SET idle_in_transaction_session_timeout = 5000; SET enable_seqscan = off; SET jit = off; \
+         SET idle_in_transaction_session_timeout = 5000; SET enable_seqscan = off; SET enable_hashjoin = off; \
+         SET enable_mergejoin = off; SET jit = off; \
          SET plan_cache_mode = force_generic_plan",
         limits.statement.as_millis(),
         limits.lock.as_millis(),
