@@ -46,6 +46,11 @@ impl Unpublished {
         self.waiting.remove_if(&user, |_, waiting| waiting.version <= version);
     }
 
+    /// The newest version that waits for a user.
+    pub(super) fn newest(&self, user: UserId) -> Option<u64> {
+        self.waiting.get(&user).map(|waiting| waiting.version)
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()

@@ -11,6 +11,7 @@
 
 mod harness;
 
+mod actors;
 mod checkout;
 mod cli;
 mod duplicate_delivery;
