@@ -18,6 +18,7 @@ mod duplicate_delivery;
 mod entitlement_read;
 mod harness_self;
 mod ledger;
+mod ledger_faults;
 mod life;
 mod migrations;
 mod redis_contract;

@@ -1,6 +1,9 @@
 //! Opening connections: limits of time on the session, which ledger it is, and what an error means.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use diesel::{
     ConnectionError, QueryResult,
@@ -14,8 +17,6 @@ use diesel_async::{
 use futures::FutureExt;
 
 use super::super::{Epoch, LedgerError};
-
-pub(super) type Pool = deadpool::Pool<AsyncPgConnection>;
 
 /// How long anything may take, and how much at once.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,29 @@ impl Default for Limits {
     }
 }
 
+/// The epoch that the newest connection has shown.
+#[derive(Clone)]
+pub(super) struct EpochSeen(Arc<RwLock<Epoch>>);
+
+impl EpochSeen {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self(Arc::new(RwLock::new(epoch)))
+    }
+
+    pub(super) fn get(&self) -> Epoch {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of the epoch a fresh connection shows.
+    pub(super) fn observe(&self, seen: Epoch) {
+        let mut epoch = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if *epoch != seen {
+            tracing::warn!(before = %epoch, now = %seen, "the ledger has another epoch: cached values and marks are void");
+            *epoch = seen;
+        }
+    }
+}
+
 /// Opens connections to one database.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -67,21 +91,76 @@ impl Connector {
             .map_err(|error| LedgerError::Unavailable(error.to_string()))
     }
 
-    pub(super) fn pool(&self) -> Result<Pool, LedgerError> {
+    /// A pool whose connections show their epoch like those of the lanes: after a failover it may be they who meet the new
+    /// primary first.
+    pub(super) fn pool(&self, epoch: EpochSeen) -> Result<Pool, LedgerError> {
         let limits = self.limits;
         let mut config = ManagerConfig::default();
         // The default tests each connection with a statement of its own, which halves the throughput; `Fast` drops those
         // whose driver has noticed the end.
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(move |url| establish(url.to_owned(), limits).boxed());
+        config.custom_setup = Box::new(move |url| {
+            let (url, epoch) = (url.to_owned(), epoch.clone());
+            async move {
+                let connection = establish(url, limits).await?;
+                let seen =
+                    identity(&connection).await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+                epoch.observe(seen.0);
+                Ok(connection)
+            }
+            .boxed()
+        });
         let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config(&self.url, config);
-        Pool::builder(manager)
+        let connections = deadpool::Pool::builder(manager)
             .max_size(limits.pool_size)
             .wait_timeout(Some(limits.acquire))
             .create_timeout(Some(limits.connect))
             .runtime(::deadpool::Runtime::Tokio1)
             .build()
-            .map_err(|error| LedgerError::Unavailable(error.to_string()))
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        Ok(Pool { connections, limit: limits.transaction })
+    }
+}
+
+/// Connections for reads and upkeep.
+pub(super) struct Pool {
+    connections: deadpool::Pool<AsyncPgConnection>,
+    limit: Duration,
+}
+
+impl Pool {
+    /// Runs statements on a connection within the limits. The server enforces limits of its own, but a server that hangs, or that
+    /// a broken network hides, enforces nothing. A connection that is in the middle of something, or whose prepared statements
+    /// may have become useless, does not go back.
+    pub(super) async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> QueryResult<T>,
+    ) -> Result<T, LedgerError> {
+        let connection = self.connections.get().await.map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        let mut loan = Loan(Some(connection));
+        let Some(connection) = loan.0.as_mut() else { return Err(LedgerError::Panicked) };
+        let answer = tokio::time::timeout(self.limit, work(connection)).await;
+        let result = match answer {
+            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Err(_) => Err(LedgerError::Unavailable("the database did not answer in time".into())),
+        };
+        match &result {
+            Ok(_) => drop(loan.0.take()),
+            Err(LedgerError::Refused { sqlstate, .. }) if sqlstate != OTHER_STATE => drop(loan.0.take()),
+            Err(_) => {}
+        }
+        result
+    }
+}
+
+/// A connection that is thrown away unless it is taken out: whoever drops the future leaves it in the middle of something.
+struct Loan(Option<deadpool::Object<AsyncPgConnection>>);
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(deadpool::Object::take(connection));
+        }
     }
 }
 
@@ -100,11 +179,6 @@ async fn establish(url: String, limits: Limits) -> Result<AsyncPgConnection, Con
     Ok(connection)
 }
 
-/// Takes a pooled connection within the limit.
-pub(super) async fn acquire(pool: &Pool) -> Result<deadpool::Object<AsyncPgConnection>, LedgerError> {
-    pool.get().await.map_err(|error| LedgerError::Unavailable(error.to_string()))
-}
-
 #[derive(diesel::QueryableByName)]
 struct Identity {
     #[diesel(sql_type = Text)]
@@ -114,13 +188,20 @@ struct Identity {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Timeline {
+struct Trait {
     #[diesel(sql_type = Text)]
-    timeline: String,
+    found: String,
 }
 
-/// The epoch of the ledger behind this connection, and whether `users` is ours. The epoch carries PostgreSQL's timeline where
-/// it may be read: it changes when a standby takes over, which may have lost what the old primary acknowledged.
+/// What tells two ledgers with the same row apart: the timeline changes when a standby takes over, which may have lost what the
+/// old primary acknowledged; the database and the cluster change when a dump is restored. Each where it may be read.
+const TRAITS: [&str; 3] = [
+    "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS found",
+    "SELECT oid::text AS found FROM pg_database WHERE datname = current_database()",
+    "SELECT system_identifier::text AS found FROM pg_control_system()",
+];
+
+/// The epoch of the ledger behind this connection, and whether `users` is ours.
 pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
     let found: Identity = diesel::sql_query("SELECT epoch::text AS epoch, owns_users FROM tollgate_ledger")
         .get_result(&mut connection)
@@ -131,17 +212,22 @@ pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoc
             ),
             other => other,
         })?;
-    let timeline: QueryResult<Timeline> =
-        diesel::sql_query("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline")
-            .get_result(&mut connection)
-            .await;
-    let epoch = match timeline {
-        Ok(Timeline { timeline }) => format!("{}-{timeline}", found.epoch),
-        Err(error) => {
-            tracing::debug!(%error, "the timeline may not be read: a failover is not seen in the epoch");
-            found.epoch
+    let mut epoch = found.epoch;
+    for query in TRAITS {
+        let part: QueryResult<Trait> = diesel::sql_query(query).get_result(&mut connection).await;
+        match part.map_err(|error| (classify(&error), error)) {
+            Ok(Trait { found }) => {
+                epoch.push('-');
+                epoch.push_str(&found);
+            }
+            // Managed databases refuse some of them. Were one refused only for a moment, the epoch would change for nothing: that
+            // costs questions to the ledger, and no answer.
+            Err((LedgerError::Refused { .. }, error)) => {
+                tracing::debug!(%error, query, "not part of the epoch: it may not be read");
+            }
+            Err((error, _)) => return Err(error),
         }
-    };
+    }
     Ok((Epoch::new(&epoch), found.owns_users))
 }
 

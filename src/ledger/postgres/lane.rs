@@ -185,14 +185,21 @@ impl Writer {
             attempt += 1;
             let again = match &failure {
                 Failure::Aborted(LedgerError::Contended) => attempt <= RETRIES,
-                // A connection that had died unnoticed says nothing about the database: once more, on a fresh one.
+                // A connection that had died unnoticed says nothing about the database, nor does one whose statements were
+                // prepared for a schema that has changed: once more, on a fresh one.
                 Failure::Aborted(LedgerError::Unavailable(_)) => reused && attempt == 1,
+                Failure::Aborted(LedgerError::Refused { sqlstate, .. }) if sqlstate == OTHER_STATE => {
+                    reused && attempt == 1 && (entries.len() == 1 || self.connection.is_none())
+                }
                 _ => false,
             };
             if !again {
                 metrics::counter!("tollgate_ledger_aborted_total").increment(1);
                 tracing::warn!(?failure, entries = entries.len(), "a ledger transaction did not commit");
                 return Err(failure);
+            }
+            if reused && !matches!(failure, Failure::Aborted(LedgerError::Contended)) {
+                self.connection = None;
             }
             let pause = rand::random_range(5..20 * u64::from(attempt));
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -220,7 +227,8 @@ impl Writer {
         };
         match &result {
             Ok(_) => self.connection = Some(connection),
-            Err(Failure::InDoubt) => {}
+            // Of no use any more, or not known to be.
+            Err(Failure::InDoubt | Failure::Aborted(LedgerError::Unavailable(_))) => {}
             Err(_) => {
                 let mut shared_connection = &connection;
                 let rollback = tokio::time::timeout(limit, shared_connection.batch_execute("ROLLBACK")).await;
@@ -232,11 +240,18 @@ impl Writer {
         result
     }
 
+    /// Opens a connection and makes it ready, within the limit of a transaction: the lane waits for it.
     async fn open(&self) -> Result<AsyncPgConnection, LedgerError> {
-        let connection = self.shared.connector.connect().await?;
-        let (epoch, _) = identity(&connection).await?;
-        self.shared.observe_epoch(epoch);
-        warm(&connection).await.map_err(|error| classify(&error))?;
+        let ready = async {
+            let connection = self.shared.connector.connect().await?;
+            let (epoch, _) = identity(&connection).await?;
+            self.shared.epoch.observe(epoch);
+            warm(&connection).await.map_err(|error| classify(&error))?;
+            Ok(connection)
+        };
+        let connection = tokio::time::timeout(self.shared.connector.limits.transaction, ready)
+            .await
+            .map_err(|_| LedgerError::Unavailable("a connection was not ready in time".into()))??;
         metrics::counter!("tollgate_ledger_connections_total").increment(1);
         Ok(connection)
     }

@@ -14,14 +14,17 @@ mod schema;
 mod statements;
 mod upkeep;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use self::{connection::Connector, lane::PostgresLane};
 pub use self::{connection::Limits, migrate::MigrationReport};
+use self::{
+    connection::{Connector, EpochSeen},
+    lane::PostgresLane,
+};
 use super::{ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord};
 use crate::domain::{
     entitlement::Entitlement,
@@ -41,23 +44,8 @@ pub struct PostgresLedger {
 struct Shared {
     connector: Connector,
     catalogue: Catalogue,
-    epoch: RwLock<Epoch>,
+    epoch: EpochSeen,
     owns_users: bool,
-}
-
-impl Shared {
-    fn epoch(&self) -> Epoch {
-        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes note of the epoch a fresh connection shows.
-    fn observe_epoch(&self, seen: Epoch) {
-        let mut epoch = self.epoch.write().unwrap_or_else(PoisonError::into_inner);
-        if *epoch != seen {
-            tracing::warn!(before = %epoch, now = %seen, "the ledger has another epoch: cached values and marks are void");
-            *epoch = seen;
-        }
-    }
 }
 
 impl PostgresLedger {
@@ -77,8 +65,9 @@ impl PostgresLedger {
         let connector = Connector::new(url, limits);
         let connection = connector.connect().await?;
         let (epoch, owns_users) = connection::identity(&connection).await?;
-        let pool = connector.pool()?;
-        let shared = Arc::new(Shared { connector, catalogue, epoch: RwLock::new(epoch), owns_users });
+        let epoch = EpochSeen::new(epoch);
+        let pool = connector.pool(epoch.clone())?;
+        let shared = Arc::new(Shared { connector, catalogue, epoch, owns_users });
         Ok(Self { shared, pool })
     }
 
@@ -103,7 +92,7 @@ pub struct Durability {
 #[async_trait]
 impl Ledger for PostgresLedger {
     fn epoch(&self) -> Epoch {
-        self.shared.epoch()
+        self.shared.epoch.get()
     }
 
     fn lane(&self) -> Box<dyn Lane> {

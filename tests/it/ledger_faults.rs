@@ -1,0 +1,112 @@
+//! The ledger in bad company: a server that hangs, a schema that moves under prepared statements, another program that writes
+//! the same tables, a copy of the database.
+
+use std::{sync::Arc, time::Duration};
+
+use tollgate::{
+    domain::event::Outcome,
+    ledger::{
+        Ledger, LedgerError,
+        postgres::{Limits, PostgresLedger},
+    },
+};
+
+use crate::{
+    harness::{TestDatabase, eventually, until_ok},
+    ledger::{built_in, commit, commit_one, purchase, user},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Limits that only this process enforces: the server would wait for a minute.
+const OURS_ALONE: Limits = Limits {
+    connect: Duration::from_secs(5),
+    statement: Duration::from_secs(60),
+    lock: Duration::from_secs(60),
+    transaction: Duration::from_secs(1),
+    acquire: Duration::from_millis(500),
+    pool_size: 1,
+};
+
+async fn connect(database: &TestDatabase, limits: Limits) -> Arc<PostgresLedger> {
+    Arc::new(PostgresLedger::connect(&database.url(), limits, built_in()).await.unwrap())
+}
+
+async fn migrated() -> TestDatabase {
+    let database = TestDatabase::new().await;
+    PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
+    database
+}
+
+#[tokio::test]
+async fn a_lane_that_cannot_open_its_connection_is_not_stuck() {
+    let database = migrated().await;
+    let ledger = connect(&database, OURS_ALONE).await;
+    let other = database.connect().await.unwrap();
+    other.batch_execute("BEGIN; LOCK TABLE tollgate_ledger IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let mut lane = ledger.lane();
+    let blocked = tokio::time::timeout(PATIENCE, commit(&mut *lane, vec![purchase(user(), "evt_1", "cs_1")])).await;
+    let error = blocked.expect("the lane gives up by itself").pop().unwrap().unwrap_err();
+    assert!(error.is_certainly_aborted(), "{error}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(commit_one(&mut *lane, purchase(user(), "evt_1", "cs_1")).await.outcome, Outcome::Applied);
+}
+
+#[tokio::test]
+async fn a_read_that_is_not_answered_ends_and_gives_the_pool_a_fresh_connection() {
+    let database = migrated().await;
+    let ledger = connect(&database, OURS_ALONE).await;
+    let other = database.connect().await.unwrap();
+    other.batch_execute("BEGIN; LOCK TABLE entitlement_state IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let blocked = tokio::time::timeout(PATIENCE, ledger.entitlement(user())).await;
+    assert!(matches!(blocked.expect("the read gives up by itself"), Err(LedgerError::Unavailable(_))));
+    ledger.now().await.expect("the only connection of the pool does not wait for the lock");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    ledger.entitlement(user()).await.unwrap();
+}
+
+/// A column whose type changes makes every prepared statement that reads it useless, on every connection that has one.
+#[tokio::test]
+async fn connections_whose_statements_have_become_useless_are_replaced() {
+    let database = migrated().await;
+    let ledger = connect(&database, Limits { pool_size: 1, ..Limits::default() }).await;
+    let user = user();
+    let mut lane = ledger.lane();
+    assert_eq!(commit_one(&mut *lane, purchase(user, "evt_1", "cs_1")).await.outcome, Outcome::Applied);
+    ledger.entitlement(user).await.unwrap();
+    database.execute("ALTER TABLE user_entitlements ALTER COLUMN customer TYPE varchar(255)").await;
+    let mut answers = Vec::new();
+    for n in 2..5 {
+        let entry = purchase(user, &format!("evt_{n}"), &format!("cs_{n}"));
+        answers.push(commit(&mut *lane, vec![entry]).await.pop().unwrap().is_ok());
+    }
+    assert_eq!(answers, [true; 3], "tried again on a connection that knows the new schema");
+    until_ok(PATIENCE, "reads work again", || ledger.entitlement(user)).await;
+}
+
+#[tokio::test]
+async fn a_read_connection_notices_another_epoch_too() {
+    let database = migrated().await;
+    let ledger = connect(&database, Limits::default()).await;
+    ledger.now().await.unwrap();
+    let before = ledger.epoch();
+    database
+        .execute(
+            "UPDATE tollgate_ledger SET epoch = gen_random_uuid(); SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE pid <> pg_backend_pid() AND datname = current_database()",
+        )
+        .await;
+    eventually(PATIENCE, "reads go on", || async { ledger.now().await.is_ok() }).await;
+    assert_ne!(ledger.epoch(), before, "marks and cached values of what is gone are void without a write");
+}
+
+/// A dump restored under another name, or into another cluster, has the epoch's row as well.
+#[tokio::test]
+async fn a_copy_of_a_ledger_is_another_epoch() {
+    let (original, copy) = (migrated().await, migrated().await);
+    let epoch = original.value("SELECT epoch FROM tollgate_ledger").await;
+    copy.execute(&format!("UPDATE tollgate_ledger SET epoch = '{epoch}'")).await;
+    let (one, two) = (connect(&original, Limits::default()).await, connect(&copy, Limits::default()).await);
+    assert_ne!(one.epoch(), two.epoch());
+    assert_eq!(one.epoch(), connect(&original, Limits::default()).await.epoch());
+}
