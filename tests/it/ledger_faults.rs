@@ -13,7 +13,7 @@ use tollgate::{
 
 use crate::{
     harness::{TestDatabase, eventually, until_ok},
-    ledger::{built_in, commit, commit_one, purchase, user},
+    ledger::{built_in, commit, commit_one, ledger_on, purchase, user},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -109,4 +109,28 @@ async fn a_copy_of_a_ledger_is_another_epoch() {
     let (one, two) = (connect(&original, Limits::default()).await, connect(&copy, Limits::default()).await);
     assert_ne!(one.epoch(), two.epoch());
     assert_eq!(one.epoch(), connect(&original, Limits::default()).await.epoch());
+}
+
+/// During a cut-over the program that Tollgate replaces goes on selling into the same tables after they were migrated.
+#[tokio::test]
+async fn what_the_original_sells_after_the_migration_counts() {
+    let database = TestDatabase::new().await;
+    database.execute(include_str!("../fixtures/original_schema.sql")).await;
+    let ledger = ledger_on(&database).await;
+    let buyer = user();
+    database
+        .execute(&format!(
+            "INSERT INTO auth.users VALUES ('{buyer}', 'buyer@example.com'); \
+             INSERT INTO public.user_entitlements (user_id, entitlement_level, expires_at, stripe_event_id) \
+             VALUES ('{buyer}', 'PRO', now() + interval '300 days', 'evt_both')"
+        ))
+        .await;
+    assert_eq!(ledger.entitlement(buyer).await.unwrap().level.as_str(), "PRO");
+    // Both had a webhook endpoint for a while, and Stripe told both.
+    let mut lane = ledger.lane();
+    let told = commit_one(&mut *lane, purchase(buyer, "evt_both", "cs_1")).await;
+    assert_eq!(told.outcome, Outcome::Superseded, "it is the purchase that is there");
+    let next = commit_one(&mut *lane, purchase(buyer, "evt_next", "cs_2")).await;
+    assert_eq!((next.outcome, next.entitlement.unwrap().level.as_str()), (Outcome::Applied, "PRO"));
+    assert_eq!(ledger.grants(buyer).await.unwrap().len(), 2);
 }
