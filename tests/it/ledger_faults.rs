@@ -4,16 +4,19 @@
 use std::{sync::Arc, time::Duration};
 
 use tollgate::{
-    domain::event::Outcome,
+    domain::{
+        change::{Cause, Change},
+        event::{Outcome, ParkReason},
+    },
     ledger::{
-        Ledger, LedgerError,
+        Entry, Ledger, LedgerError,
         postgres::{Limits, PostgresLedger},
     },
 };
 
 use crate::{
     harness::{TestDatabase, eventually, until_ok},
-    ledger::{built_in, commit, commit_one, ledger_on, purchase, user},
+    ledger::{built_in, commit, commit_one, event, ledger_on, purchase, user},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -133,4 +136,57 @@ async fn what_the_original_sells_after_the_migration_counts() {
     let next = commit_one(&mut *lane, purchase(buyer, "evt_next", "cs_2")).await;
     assert_eq!((next.outcome, next.entitlement.unwrap().level.as_str()), (Outcome::Applied, "PRO"));
     assert_eq!(ledger.grants(buyer).await.unwrap().len(), 2);
+}
+
+/// Parks an event whose session is somebody else's, and makes it due.
+async fn park_a_foreign_session(database: &TestDatabase, ledger: &Arc<PostgresLedger>) -> Change {
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, purchase(user(), "evt_1", "cs_1")).await;
+    let entry = purchase(user(), "evt_2", "cs_1");
+    let outcome = commit_one(&mut *lane, entry.clone()).await.outcome;
+    assert_eq!(outcome, Outcome::Parked(ParkReason::ForeignSource));
+    database.execute("UPDATE stripe_events SET processed_at = now() - interval '31 seconds' WHERE id = 'evt_2'").await;
+    let Entry::Change(change) = entry else { unreachable!() };
+    Change { cause: Cause::Retry(event("evt_2")), ..change }
+}
+
+#[tokio::test]
+async fn a_foreign_session_is_tried_again_with_back_off() {
+    let database = TestDatabase::new().await;
+    let ledger = ledger_on(&database).await;
+    let retry = park_a_foreign_session(&database, &ledger).await;
+    assert_eq!(ledger.parked_due(10).await.unwrap().len(), 1);
+    let outcome = commit_one(&mut *ledger.lane(), Entry::Change(retry)).await.outcome;
+    assert_eq!(outcome, Outcome::Parked(ParkReason::ForeignSource));
+    assert_eq!(ledger.parked_due(10).await.unwrap(), [], "a retry does not wake what it retries");
+    assert_eq!(database.value("SELECT reason FROM stripe_events WHERE id = 'evt_2'").await, "foreign_source");
+}
+
+/// The user is there by now, and yet the event cannot be applied: it must not be tried every second for ever.
+#[tokio::test]
+async fn an_event_whose_user_has_appeared_is_tried_again_with_back_off() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE users (id uuid PRIMARY KEY)").await;
+    let ledger = ledger_on(&database).await;
+    let user = user();
+    commit_one(&mut *ledger.lane(), purchase(user, "evt_1", "cs_1")).await;
+    database.execute(&format!("INSERT INTO users VALUES ('{user}')")).await;
+    let mut waits = Vec::new();
+    for _ in 0..16 {
+        database.execute("UPDATE stripe_events SET processed_at = now() - interval '2 hours'").await;
+        assert_eq!(ledger.parked_due(10).await.unwrap().len(), 1);
+        // The longest time after which it would not be tried again yet.
+        for seconds in [1, 2, 10, 60, 600, 3500] {
+            let sql = format!("UPDATE stripe_events SET processed_at = now() - interval '{seconds} seconds'");
+            let before = database.value("SELECT attempts FROM stripe_events").await;
+            database.execute(&sql).await;
+            if !ledger.parked_due(10).await.unwrap().is_empty() {
+                database.execute(&format!("UPDATE stripe_events SET attempts = {before}")).await;
+                break;
+            }
+            waits.push(seconds);
+        }
+    }
+    assert!(waits.contains(&3500), "an hour apart in the end: {waits:?}");
+    assert!(waits.first().is_none_or(|first| *first <= 2), "and soon at first: {waits:?}");
 }

@@ -21,7 +21,7 @@ use super::{
     connection::{OTHER_STATE, classify, identity},
 };
 use crate::domain::{
-    change::Change,
+    change::{Cause, Change},
     event::{Outcome, ParkReason},
 };
 
@@ -91,6 +91,10 @@ fn set_twins_aside(batch: Vec<Ticket>) -> (Vec<Ticket>, Vec<Ticket>) {
     batch.into_iter().partition(|_| places.next().unwrap_or(true))
 }
 
+fn parked_as_foreign() -> Slot {
+    Slot::Committed(Committed { outcome: Outcome::Parked(ParkReason::ForeignSource), entitlement: None })
+}
+
 /// It may work later.
 fn given_up() -> LedgerError {
     LedgerError::Unavailable("the transaction was given up".into())
@@ -155,18 +159,19 @@ impl Writer {
 
     /// Records a change whose grant is another user's as a parked event.
     async fn park_foreign(&mut self, change: &Change, locks: Locks) -> Result<Slot, LedgerError> {
-        let Some(event) = change.cause.event() else { return Err(LedgerError::Panicked) };
+        let event = match &change.cause {
+            Cause::Delivery(event) => event,
+            // It is parked already. Recording it again would be a redelivery, which makes it due at once, and so for ever.
+            Cause::Retry(_) => return Ok(parked_as_foreign()),
+            Cause::Time => return Err(LedgerError::Panicked),
+        };
         let note = Entry::Note(Note {
             event: event.clone(),
             verdict: Verdict::Parked(ParkReason::ForeignSource),
             user: Some(change.user),
         });
         match self.transact_with_retries(&[&note], locks).await {
-            // A retry of an event that is parked already finds it there, and parked it stays.
-            Ok(_) => Ok(Slot::Committed(Committed {
-                outcome: Outcome::Parked(ParkReason::ForeignSource),
-                entitlement: None,
-            })),
+            Ok(_) => Ok(parked_as_foreign()),
             Err(Failure::InDoubt) => Err(LedgerError::InDoubt),
             Err(Failure::Aborted(error) | Failure::Culprit(_, error)) => Err(error),
             Err(Failure::ForeignSource) => Err(LedgerError::Panicked),

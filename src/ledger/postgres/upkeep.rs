@@ -33,16 +33,16 @@ struct ParkedRow {
     payload: String,
 }
 
-/// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users as soon as they are
-/// there, everything else after 30 s, a minute, two, … at most an hour.
+/// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users a second after they are
+/// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart.
 pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
     let take = diesel::sql_query(
         "UPDATE stripe_events AS e SET attempts = e.attempts + 1, processed_at = now() \
          FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
-                 CASE WHEN p.reason = 'unknown_user' THEN EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id) \
-                   AND p.processed_at < now() - interval '1 second' \
-                 ELSE p.processed_at < now() - least(interval '30 seconds' * power(2, least(p.attempts, 10) - 1), \
-                   interval '1 hour') END \
+                 p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
+                   CASE p.reason WHEN 'unknown_user' THEN interval '1 second' ELSE interval '30 seconds' END, \
+                   interval '1 hour') AND \
+                 (p.reason IS DISTINCT FROM 'unknown_user' OR EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id)) \
                ORDER BY p.processed_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due \
          WHERE e.id = due.id RETURNING e.id, e.payload",
     )
