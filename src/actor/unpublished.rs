@@ -51,6 +51,13 @@ impl Unpublished {
         self.waiting.get(&user).map(|waiting| waiting.version)
     }
 
+    /// How long the oldest has waited.
+    pub(super) fn behind(&self) -> Duration {
+        let overflow = *self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = self.waiting.iter().map(|entry| entry.since).chain(overflow).min();
+        oldest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()

@@ -26,7 +26,7 @@ pub(super) async fn run(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
-        match upkeep.ledger.beat(upkeep.instance).await {
+        match upkeep.beat().await {
             Ok(instances) => state.look_after(&upkeep, &instances).await,
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
@@ -42,7 +42,7 @@ pub(super) async fn compare(upkeep: Upkeep) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let Ok(instances) = upkeep.ledger.beat(upkeep.instance).await else { continue };
+        let Ok(instances) = upkeep.beat().await else { continue };
         let Ok(now) = upkeep.ledger.now().await else { continue };
         let alive = now - dead_after(&upkeep);
         let leader = instances.iter().filter(|other| other.last_seen > alive).map(|other| other.id).min();
@@ -73,14 +73,14 @@ impl Watch {
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);
         if !self.looked {
             // Whoever ran before us may have died a moment ago, long before it counts as dead.
-            let Some(oldest) = others().map(|other| other.last_seen).min() else {
+            let Some(oldest) = others().map(|other| other.shown_until).min() else {
                 self.looked = true;
                 return;
             };
             self.looked = upkeep.redriver.since(oldest - MARGIN, usize::MAX, "start").await;
         }
         for dead in others().filter(|other| other.last_seen < now - dead_after(upkeep)) {
-            if !upkeep.redriver.since(dead.last_seen - MARGIN, usize::MAX, "dead replica").await {
+            if !upkeep.redriver.since(dead.shown_until - MARGIN, usize::MAX, "dead replica").await {
                 continue;
             }
             let first = *self.done_once.entry(dead.id).or_insert(now);

@@ -16,9 +16,9 @@ use uuid::Uuid;
 use self::redrive::Redriver;
 use crate::{
     actor::Entitlements,
-    cache::RedisCache,
+    cache::{BreakerState, RedisCache},
     intake::{Interpreter, Meaning},
-    ledger::Ledger,
+    ledger::{Instance, Ledger, LedgerError},
 };
 
 /// How often what is done.
@@ -99,6 +99,12 @@ impl Upkeep {
         RunningUpkeep { stopping, loops, upkeep: self }
     }
 
+    /// Tells the other replicas that this one is alive, and since when readers may lack something of it.
+    async fn beat(&self) -> Result<Vec<Instance>, LedgerError> {
+        let behind = self.entitlements.behind().max(self.redriver.behind());
+        self.ledger.beat(self.instance, behind).await
+    }
+
     /// Reads a parked event again. `None` if it cannot be read: it stays parked.
     fn read_parked(&self, payload: &Bytes) -> Option<Meaning> {
         self.interpreter.read_again(payload).ok()
@@ -110,9 +116,11 @@ impl RunningUpkeep {
     pub async fn stop(mut self) {
         let _nobody_listens = self.stopping.send(true);
         while self.loops.join_next().await.is_some() {}
-        let Upkeep { entitlements, ledger, instance, .. } = self.upkeep;
-        entitlements.republish_due(Duration::ZERO, usize::MAX).await;
-        if entitlements.unpublished() == 0 && entitlements.take_overflow().is_none() {
+        let Upkeep { entitlements, ledger, cache, redriver, instance, .. } = self.upkeep;
+        if cache.breaker().state() == BreakerState::Closed {
+            entitlements.republish_due(Duration::ZERO, usize::MAX).await;
+        }
+        if entitlements.unpublished() == 0 && entitlements.behind().is_zero() && redriver.behind().is_zero() {
             if let Err(error) = ledger.forget_instance(instance).await {
                 tracing::debug!(%error, "the other replicas will find out by themselves that this one has stopped");
             }

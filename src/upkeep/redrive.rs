@@ -1,6 +1,9 @@
 //! Showing readers again what changed since a moment. The version script makes it harmless to show anything twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -27,11 +30,52 @@ const RETRIES_MAX: usize = 512;
 pub(super) struct Redriver {
     ledger: Arc<dyn Ledger>,
     cache: RedisCache,
+    owed: Arc<Mutex<Owed>>,
+}
+
+/// What readers have yet to be shown again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Owed {
+    since: Option<Instant>,
+    /// Grows with each addition, so that what was added in the meantime is not taken for settled.
+    additions: u64,
 }
 
 impl Redriver {
     pub(super) fn new(ledger: Arc<dyn Ledger>, cache: RedisCache) -> Self {
-        Self { ledger, cache }
+        Self { ledger, cache, owed: Arc::default() }
+    }
+
+    /// Notes that what changed since so long ago must be shown again. [`settle`](Self::settle) does it, however often it takes:
+    /// the first attempt comes when Redis has only just come back, and may go again.
+    pub(super) fn owe(&self, ago: Duration) {
+        let since = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
+        let mut owed = self.owed();
+        owed.since = Some(owed.since.map_or(since, |known| known.min(since)));
+        owed.additions += 1;
+    }
+
+    /// For how long something has been owed.
+    pub(super) fn behind(&self) -> Duration {
+        self.owed().since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Shows what is owed. What fails stays owed.
+    pub(super) async fn settle(&self) {
+        let owed = *self.owed();
+        let Some(since) = owed.since else { return };
+        let Ok(now) = self.ledger.now().await else { return };
+        let ago = TimeDelta::from_std(since.elapsed()).unwrap_or(TimeDelta::days(1));
+        if self.since(now - ago - MARGIN, usize::MAX, "owed").await {
+            let mut still = self.owed();
+            if *still == owed {
+                still.since = None;
+            }
+        }
+    }
+
+    fn owed(&self) -> std::sync::MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows everything changed since a moment, by the database's clock, newest first, at most so many. Gives whether it got
@@ -86,8 +130,9 @@ pub(super) async fn retry_unpublished(upkeep: Upkeep) {
         }
         upkeep.entitlements.republish_due(RETRY_AGE, RETRIES_MAX).await;
         if let Some(ago) = upkeep.entitlements.take_overflow() {
-            redrive_ago(&upkeep, ago, "overflow").await;
+            upkeep.redriver.owe(ago);
         }
+        upkeep.redriver.settle().await;
     }
 }
 
@@ -99,13 +144,7 @@ pub(super) async fn probe(upkeep: Upkeep) {
         while upkeep.cache.ping().await.is_err() {
             tokio::time::sleep(upkeep.rhythm.probe).await;
         }
-        let outage = breaker.close();
-        redrive_ago(&upkeep, outage, "outage").await;
+        upkeep.redriver.owe(breaker.close());
+        upkeep.redriver.settle().await;
     }
-}
-
-async fn redrive_ago(upkeep: &Upkeep, ago: Duration, why: &'static str) {
-    let Ok(now) = upkeep.ledger.now().await else { return };
-    let ago = TimeDelta::from_std(ago).unwrap_or(TimeDelta::days(1));
-    upkeep.redriver.since(now - ago - MARGIN, usize::MAX, why).await;
 }

@@ -385,11 +385,12 @@ async fn sessions_keys_and_replicas_have_their_books() {
     assert_eq!(ledger.claim_key(owner, [1; 32], &pro).await.unwrap().attempt, 2, "two failures of one attempt are one");
 
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
-    ledger.beat(one).await.unwrap();
-    let seen: HashSet<Uuid> = ledger.beat(two).await.unwrap().iter().map(|instance| instance.id).collect();
+    ledger.beat(one, Duration::ZERO).await.unwrap();
+    let seen: HashSet<Uuid> =
+        ledger.beat(two, Duration::ZERO).await.unwrap().iter().map(|instance| instance.id).collect();
     assert_eq!(seen, HashSet::from([one, two]));
     ledger.forget_instance(one).await.unwrap();
-    assert_eq!(ledger.beat(two).await.unwrap().len(), 1);
+    assert_eq!(ledger.beat(two, Duration::ZERO).await.unwrap().len(), 1);
     assert_eq!(ledger.levels_in_use().await.unwrap(), []);
 }
 

@@ -25,4 +25,5 @@ mod redis_contract;
 mod replicas;
 mod stripe_gateway;
 mod tidy;
+mod upkeep;
 mod webhook;

@@ -14,7 +14,7 @@ mod schema;
 mod statements;
 mod upkeep;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -148,8 +148,8 @@ impl Ledger for PostgresLedger {
         upkeep::fail_key(&self.pool, user, key_hash, attempt).await
     }
 
-    async fn beat(&self, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
-        upkeep::beat(&self.pool, instance).await
+    async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
+        upkeep::beat(&self.pool, instance, behind).await
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

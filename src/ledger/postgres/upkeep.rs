@@ -1,5 +1,7 @@
 //! The ledger's smaller books: parked events, checkout sessions, callers' idempotency keys, replicas.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -151,21 +153,24 @@ pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], atte
     Ok(())
 }
 
-pub(super) async fn beat(pool: &Pool, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
+pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
     let beat = diesel::sql_query(
-        "INSERT INTO instances (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET last_seen = now()",
+        "INSERT INTO instances (id, shown_until) VALUES ($1, now() - $2 * interval '1 second') \
+         ON CONFLICT (id) DO UPDATE SET last_seen = now(), shown_until = excluded.shown_until",
     )
-    .bind::<diesel::sql_types::Uuid, _>(instance);
+    .bind::<diesel::sql_types::Uuid, _>(instance)
+    .bind::<diesel::sql_types::Double, _>(behind.as_secs_f64());
     let tidy = diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"));
-    let all = instances::table.order(instances::id).select((instances::id, instances::last_seen));
-    let rows: Vec<(Uuid, DateTime<Utc>)> = pool
+    let all =
+        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
+    let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = pool
         .run(async |connection| {
             beat.execute(connection).await?;
             tidy.execute(connection).await?;
             all.load(connection).await
         })
         .await?;
-    Ok(rows.into_iter().map(|(id, last_seen)| Instance { id, last_seen }).collect())
+    Ok(rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until }).collect())
 }
 
 pub(super) async fn forget_instance(pool: &Pool, instance: Uuid) -> Result<(), LedgerError> {

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -50,6 +51,9 @@ struct Books {
     inbox: HashSet<EventId>,
     faults: HashMap<EventId, Fault>,
     batches: Vec<Vec<(UserId, EventId)>>,
+    clock_failures: u32,
+    sweep_panics: u32,
+    sweeps: u32,
 }
 
 impl ScriptedLedger {
@@ -60,6 +64,9 @@ impl ScriptedLedger {
             inbox: HashSet::new(),
             faults: HashMap::new(),
             batches: Vec::new(),
+            clock_failures: 0,
+            sweep_panics: 0,
+            sweeps: 0,
         };
         Self { books: Arc::new(Mutex::new(books)), gate: Arc::new(watch::Sender::new(true)) }
     }
@@ -100,6 +107,26 @@ impl ScriptedLedger {
     /// As when the application deletes a user.
     pub(crate) fn forget_user(&self, user: UserId) {
         self.books().states.remove(&user);
+    }
+
+    /// A state that some other replica has written.
+    pub(crate) fn write(&self, user: UserId, entitlement: Entitlement) {
+        self.books().states.insert(user, entitlement);
+    }
+
+    /// The clock cannot be asked, so many times.
+    pub(crate) fn fail_clock(&self, times: u32) {
+        self.books().clock_failures = times;
+    }
+
+    /// The sweep over levels whose time is over panics, so many times.
+    pub(crate) fn panic_in_sweeps(&self, times: u32) {
+        self.books().sweep_panics = times;
+    }
+
+    /// Sweeps that ended well.
+    pub(crate) fn sweeps(&self) -> u32 {
+        self.books().sweeps
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -176,10 +203,21 @@ impl Ledger for ScriptedLedger {
         _: DateTime<Utc>,
         _: u32,
     ) -> Result<Vec<ChangedState>, LedgerError> {
-        Ok(vec![])
+        let changed = |(user, entitlement): (&UserId, &Entitlement)| ChangedState {
+            user: *user,
+            entitlement: entitlement.clone(),
+            changed_at: Utc::now(),
+        };
+        Ok(self.books().states.iter().map(changed).collect())
     }
 
     async fn lapsed(&self, _: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        let mut books = self.books();
+        if books.sweep_panics > 0 {
+            books.sweep_panics -= 1;
+            panic!("the script says so");
+        }
+        books.sweeps += 1;
         Ok(vec![])
     }
 
@@ -211,8 +249,9 @@ impl Ledger for ScriptedLedger {
         Ok(())
     }
 
-    async fn beat(&self, id: Uuid) -> Result<Vec<Instance>, LedgerError> {
-        Ok(vec![Instance { id, last_seen: Utc::now() }])
+    async fn beat(&self, id: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
+        let now = Utc::now();
+        Ok(vec![Instance { id, last_seen: now, shown_until: now - behind }])
     }
 
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {
@@ -220,6 +259,11 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
+        let mut books = self.books();
+        if books.clock_failures > 0 {
+            books.clock_failures -= 1;
+            return Err(LedgerError::Unavailable("the script says so".into()));
+        }
         Ok(Utc::now())
     }
 }
