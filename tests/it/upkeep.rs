@@ -121,3 +121,12 @@ async fn what_was_missed_in_an_outage_is_shown_although_the_first_attempt_fails(
     })
     .await;
 }
+
+#[actix_web::test]
+async fn a_loop_that_panics_is_begun_again() {
+    let ledger = ScriptedLedger::new();
+    ledger.panic_in_sweeps(2);
+    let rhythm = Rhythm { beat: SOON, sweep: SOON, ..Rhythm::default() };
+    let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", rhythm);
+    eventually(PATIENCE, "levels end again", || async { ledger.sweeps() > 2 }).await;
+}
