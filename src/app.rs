@@ -1,6 +1,6 @@
 //! The composition root: every part is made here, once, and stopped here, in order.
 //!
-//! Start: ledger (migrated, checked) → cache → actors → upkeep → listeners. Stop: readiness goes red, listeners finish what is under
+//! Start: ledger (migrated, checked) → cache → actors → listeners → upkeep. Stop: readiness goes red, listeners finish what is under
 //! way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
 //! moment loses nothing that was acknowledged.
 
@@ -40,7 +40,7 @@ use crate::{
         postgres::{Limits, PostgresLedger},
     },
     reader::EntitlementReader,
-    telemetry,
+    telemetry::{self, Telemetry},
     upkeep::{Rhythm, Upkeep},
 };
 
@@ -48,6 +48,8 @@ use crate::{
 const LANE_QUEUE: usize = 8192;
 /// Reads that a cold cache may cause at once.
 const LEDGER_READS: usize = 64;
+/// For one answer of Redis, where nobody waits for it with a limit of his own.
+const REDIS_RESPONSE: Duration = Duration::from_secs(1);
 /// What a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How often observations are counted into their buckets.
@@ -60,18 +62,19 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What kept it from starting, with the way to mend it.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let _telemetry = telemetry::init(&config.server.log, io::stdout())?;
+    let telemetry = Arc::new(telemetry::init(&config.server.log, io::stdout())?);
     for warning in &config.warnings {
         tracing::warn!(warning, "a setting is risky");
     }
-    let prometheus = install_metrics()?;
+    let prometheus = install_metrics(Arc::clone(&telemetry))?;
 
     let ledger = open_ledger(&config).await?;
-    let cache = RedisCache::new(config.cache.redis_url.expose_secret(), RedisSettings::default())
-        .context("REDIS_URL cannot be used")?;
+    // A client's limit below the request's would cut the allowance short.
+    let limits = RedisSettings { response: config.cache.deadline.max(REDIS_RESPONSE), ..RedisSettings::default() };
+    let cache = RedisCache::new(config.cache.redis_url.expose_secret(), limits).context("REDIS_URL cannot be used")?;
     let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), actor_limits(&config));
     let reader = EntitlementReader::new(cache.clone(), Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
-    let livemode = config.stripe.mode().is_some_and(StripeMode::livemode);
+    let livemode = config.stripe.mode().map(StripeMode::livemode);
     let interpreter = Interpreter::new(config.catalogue.clone(), livemode);
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
@@ -274,7 +277,7 @@ fn in_use(setting: &str, address: SocketAddr) -> String {
 }
 
 /// Histograms with fixed buckets, so that replicas can be added up.
-fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle> {
     const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
     const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
     let prometheus = PrometheusBuilder::new()
@@ -289,6 +292,8 @@ fn install_metrics() -> anyhow::Result<PrometheusHandle> {
             // Observations are kept one by one until they are counted into their buckets: also when nobody asks for them.
             ticks.tick().await;
             handle.run_upkeep();
+            let dropped = u32::try_from(telemetry.dropped_lines()).unwrap_or(u32::MAX);
+            metrics::gauge!("tollgate_log_lines_dropped").set(f64::from(dropped));
         }
     });
     Ok(prometheus)

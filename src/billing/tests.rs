@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    domain::{entitlement::Entitlement, grant::Source, id::EventId, plan},
+    domain::{entitlement::Entitlement, grant::Source, plan},
     ledger::{ChangedState, Epoch, Instance, KeyClaim, Lane, LedgerError, ParkedEvent},
 };
 
@@ -67,9 +67,6 @@ impl Ledger for MemoryLedger {
         unreachable()
     }
     async fn parked_due(&self, _: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
-        unreachable()
-    }
-    async fn wake_parked(&self, _: &EventId) -> Result<(), LedgerError> {
         unreachable()
     }
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {

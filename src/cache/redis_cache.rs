@@ -25,13 +25,13 @@ use crate::domain::{
 pub struct RedisSettings {
     /// To open the connection.
     pub connect: Duration,
-    /// For one answer, whatever the request's own allowance: a stopped server must not collect waiting requests.
+    /// For one answer. Longer than any request's own allowance: it only ends what nobody waits for any more.
     pub response: Duration,
 }
 
 impl Default for RedisSettings {
     fn default() -> Self {
-        Self { connect: Duration::from_millis(200), response: Duration::from_millis(100) }
+        Self { connect: Duration::from_millis(200), response: Duration::from_secs(1) }
     }
 }
 

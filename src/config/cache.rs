@@ -47,12 +47,12 @@ impl CacheConfig {
 
     /// Whether the password and all levels cross a network in the clear.
     pub(super) fn is_exposed(&self) -> bool {
-        Url::parse(self.redis_url.expose_secret()).is_ok_and(|url| url.scheme() == "redis" && !is_loopback_redis(&url))
+        Url::parse(self.redis_url.expose_secret()).is_ok_and(|url| url.scheme() == "redis" && !is_loopback_server(&url))
     }
 }
 
 /// `url` parses hosts of schemes it does not know as plain names: read the name as a browser would.
-fn is_loopback_redis(url: &Url) -> bool {
+pub(super) fn is_loopback_server(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     Url::parse(&format!("http://{host}")).is_ok_and(|url| is_loopback(&url))
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
+    cache::is_loopback_server,
     parse::{duration_in, flag, number_in},
     reader::Reader,
     server::{MINUTE, SHORTEST},
@@ -72,6 +73,11 @@ impl LedgerConfig {
             let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))?;
             Some((SecretString::from(text), url.port()))
         })?;
+        if Url::parse(url.expose_secret()).is_ok_and(|url| !is_loopback_server(&url)) {
+            reader.warn(
+                "DATABASE_URL: this release connects without TLS; keep the database on a network you trust".to_owned(),
+            );
+        }
         if port == Some(6543) {
             reader.warn(
                 "DATABASE_URL: port 6543 is usually Supabase's transaction pooler, which cannot keep prepared statements; \

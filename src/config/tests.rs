@@ -11,7 +11,7 @@ const CANARY: &str = "cafe0123456789abcdef0123456789abcdef";
 /// The least that starts.
 fn least() -> HashMap<String, String> {
     [
-        ("DATABASE_URL", "postgres://tollgate:pw@db.example.com/tollgate"),
+        ("DATABASE_URL", "postgres://tollgate:pw@127.0.0.1/tollgate"),
         ("REDIS_URL", "redis://127.0.0.1:6379"),
         ("SUPABASE_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
     ]

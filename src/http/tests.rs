@@ -61,7 +61,7 @@ fn parts() -> Parts {
         entitlements: Entitlements::start(ledger.clone(), cache.clone(), actors),
         reader: EntitlementReader::new(cache, ledger.clone(), actors.cache_budget, 4),
         billing: closed_shop(ledger),
-        interpreter: Interpreter::new(catalogue.clone(), false),
+        interpreter: Interpreter::new(catalogue.clone(), Some(false)),
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),
         tolerance: Tolerance::STRIPE,
         sessions: SessionVerifier::new(&JWT_SECRET.into(), None),

@@ -40,7 +40,7 @@ impl Meaning {
 #[derive(Debug, Clone)]
 pub struct Interpreter {
     catalogue: Catalogue,
-    livemode: bool,
+    livemode: Option<bool>,
 }
 
 /// The event types that are handled.
@@ -73,9 +73,10 @@ const fn parked(reason: ParkReason) -> Verdict {
 }
 
 impl Interpreter {
-    /// `livemode` is that of the Stripe key: events of the other mode are ignored.
+    /// `livemode` is that of the Stripe key: events of the other mode are ignored. Without a key it is `None`, and the webhook's
+    /// secret alone says which events are ours: each endpoint, live or test, has its own.
     #[must_use]
-    pub const fn new(catalogue: Catalogue, livemode: bool) -> Self {
+    pub const fn new(catalogue: Catalogue, livemode: Option<bool>) -> Self {
         Self { catalogue, livemode }
     }
 
@@ -128,7 +129,7 @@ impl Interpreter {
         if event.is_connected {
             return Err(IgnoreReason::ConnectedAccount);
         }
-        if event.record.livemode != self.livemode {
+        if self.livemode.is_some_and(|livemode| event.record.livemode != livemode) {
             return Err(IgnoreReason::LivemodeMismatch);
         }
         Occasion::of(&event.record.kind).map(|occasion| (occasion, object)).ok_or(IgnoreReason::UnhandledType)

@@ -6,8 +6,8 @@ pub enum LedgerError {
     /// The database cannot be reached or did not answer in time, and nothing was committed.
     #[error("the ledger is unreachable: {0}")]
     Unavailable(String),
-    /// Somebody else held the user's lock for too long; nothing was committed.
-    #[error("the user's lock was not obtained in time")]
+    /// It could not be put in order with what others did at the same time; nothing was committed.
+    #[error("others were at work on the same rows")]
     Contended,
     /// The database refused this very change; nothing was committed. A bug, or a schema that is not ours.
     #[error("the ledger refused the change: SQLSTATE {sqlstate}, constraint {constraint}")]

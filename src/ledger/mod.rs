@@ -200,9 +200,6 @@ pub trait Ledger: Send + Sync {
     /// Parked events worth another try: the user is there now, or a while has passed. Each counts as tried by this call.
     async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError>;
 
-    /// Makes a parked event due at once.
-    async fn wake_parked(&self, event: &EventId) -> Result<(), LedgerError>;
-
     /// Levels that live grants have: the catalogue must know them all.
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError>;
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Upkeep;
 use crate::{
     cache::{Budget, key},
-    ledger::Instance,
+    ledger::{Epoch, Instance},
 };
 
 /// A commit may become visible this long after the time it carries.
@@ -27,7 +27,10 @@ pub(super) async fn run(upkeep: Upkeep) {
     loop {
         ticks.tick().await;
         match upkeep.beat().await {
-            Ok(instances) => state.look_after(&upkeep, &instances).await,
+            Ok(instances) => {
+                state.look_after(&upkeep, &instances).await;
+                state.check_epoch(&upkeep);
+            }
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
         state.check_canary(&upkeep).await;
@@ -61,7 +64,8 @@ struct Watch {
     done_once: HashMap<Uuid, DateTime<Utc>>,
     /// What this replica wrote into Redis last; 0 before the first time.
     canary: u64,
-    /// Redis has lost what was acknowledged, and readers have not been shown everything again.
+    epoch: Option<Epoch>,
+    /// Redis has lost what was acknowledged, or none of it counts any more, and readers have not been shown everything again.
     memory_lost: bool,
 }
 
@@ -91,6 +95,13 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Under another epoch everything in Redis is void: readers are shown the new ledger's states.
+    fn check_epoch(&mut self, upkeep: &Upkeep) {
+        let epoch = upkeep.ledger.epoch();
+        self.memory_lost |= self.epoch.as_ref().is_some_and(|before| *before != epoch);
+        self.epoch = Some(epoch);
     }
 
     /// A canary that is not as we left it tells that Redis has lost what was acknowledged: restarted empty, or failed over.

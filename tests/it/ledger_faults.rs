@@ -103,17 +103,6 @@ async fn a_read_connection_notices_another_epoch_too() {
     assert_ne!(ledger.epoch(), before, "marks and cached values of what is gone are void without a write");
 }
 
-/// A dump restored under another name, or into another cluster, has the epoch's row as well.
-#[tokio::test]
-async fn a_copy_of_a_ledger_is_another_epoch() {
-    let (original, copy) = (migrated().await, migrated().await);
-    let epoch = original.value("SELECT epoch FROM tollgate_ledger").await;
-    copy.execute(&format!("UPDATE tollgate_ledger SET epoch = '{epoch}'")).await;
-    let (one, two) = (connect(&original, Limits::default()).await, connect(&copy, Limits::default()).await);
-    assert_ne!(one.epoch(), two.epoch());
-    assert_eq!(one.epoch(), connect(&original, Limits::default()).await.epoch());
-}
-
 /// During a cut-over the program that Tollgate replaces goes on selling into the same tables after they were migrated.
 #[tokio::test]
 async fn what_the_original_sells_after_the_migration_counts() {

@@ -1,5 +1,7 @@
 //! Migrations: on nothing, on the tables of the application that Tollgate replaces, twice, and by many at once.
 
+use std::time::Duration;
+
 use chrono::Utc;
 use tollgate::{
     config::catalogue,
@@ -221,6 +223,34 @@ async fn the_schema_file_agrees_with_the_database() {
         }
     }
     assert!(columns > 20, "the file was not understood: {columns} columns");
+}
+
+/// Regression: a running replica saw another epoch only when it happened to open a connection for writing.
+#[tokio::test]
+async fn a_running_replica_notices_another_epoch() {
+    let database = TestDatabase::new().await;
+    migrate(&database).await;
+    let ledger = PostgresLedger::connect(&database.url(), Limits::default(), built_in()).await.unwrap();
+    let before = ledger.epoch();
+    database.execute("UPDATE tollgate_ledger SET epoch = gen_random_uuid()").await;
+    ledger.beat(Uuid::new_v4(), Duration::ZERO).await.unwrap();
+    assert_ne!(ledger.epoch(), before);
+}
+
+/// A dump restored into another database is another ledger, though its rows are the same.
+#[tokio::test]
+async fn a_copy_of_a_database_has_another_epoch() {
+    let (one, two) = (TestDatabase::new().await, TestDatabase::new().await);
+    migrate(&one).await;
+    migrate(&two).await;
+    let id = one.value("SELECT epoch FROM tollgate_ledger").await;
+    two.execute(&format!("UPDATE tollgate_ledger SET epoch = '{id}'")).await;
+    let epoch = async |database: &TestDatabase| {
+        PostgresLedger::connect(&database.url(), Limits::default(), built_in()).await.unwrap().epoch()
+    };
+    let (first, second) = (epoch(&one).await, epoch(&two).await);
+    assert!(first.as_str().starts_with(&id) && second.as_str().starts_with(&id));
+    assert_ne!(first, second);
 }
 
 /// A database dropped and made again has another epoch: what Redis still holds counts for nothing.

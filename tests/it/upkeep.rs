@@ -49,7 +49,7 @@ impl Replica {
     fn start(ledger: Arc<dyn Ledger>, redis_url: &str, rhythm: Rhythm) -> Self {
         let cache = RedisCache::new(redis_url, RedisSettings::default()).unwrap();
         let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), LIMITS);
-        let interpreter = Interpreter::new(built_in(), false);
+        let interpreter = Interpreter::new(built_in(), Some(false));
         let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();
         Self { entitlements, _upkeep: upkeep }
     }

@@ -352,3 +352,14 @@ async fn too_many_at_once_are_told_to_come_back() {
     assert_eq!(first.await.unwrap().json["processed"], true);
     assert_eq!(server.deliver(&refused.json()).await.json["processed"], true);
 }
+
+/// Regression: without a Stripe key live events were ignored with a 200, and Stripe never sent them again.
+#[tokio::test]
+async fn without_a_key_the_secret_alone_says_which_events_are_ours() {
+    let world = World::new().await;
+    let server = world.serve_with(&[("STRIPE_SECRET_KEY", "")]).await;
+    for livemode in [true, false] {
+        let event = SessionEvent { livemode, ..SessionEvent::paid(Uuid::new_v4()) };
+        assert_eq!(server.deliver(&event.json()).await.json["processed"], true);
+    }
+}

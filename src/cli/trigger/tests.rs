@@ -24,7 +24,7 @@ fn meaning(arguments: &str) -> (String, Meaning) {
     let args = Line::try_parse_from(line.split_whitespace()).unwrap().args;
     let (id, session) = (EventId::parse("evt_1").unwrap(), SessionId::parse("cs_test_7Ab").unwrap());
     let body = serde_json::to_vec(&event::json(&args, &id, &session, 1_790_000_000)).unwrap();
-    let meaning = Interpreter::new(catalogue(), false).read_again(&body.into()).unwrap();
+    let meaning = Interpreter::new(catalogue(), Some(false)).read_again(&body.into()).unwrap();
     let words = match &meaning {
         Meaning::Change(Change { effect: Effect::Purchase(grant), user, .. }) => {
             assert_eq!(*user, args.user);

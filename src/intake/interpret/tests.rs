@@ -48,7 +48,7 @@ fn fixture(name: &str) -> &'static [u8] {
 }
 
 fn interpreter() -> Interpreter {
-    Interpreter::new(catalogue(), false)
+    Interpreter::new(catalogue(), Some(false))
 }
 
 /// As it comes from Stripe: there is no other way to a [`VerifiedPayload`].
@@ -333,7 +333,7 @@ fn what_is_not_ours_is_ignored_in_this_order() {
         assert_eq!(word(&meaning), *expected);
         assert!(matches!(meaning, Meaning::Note(Note { verdict: Verdict::Ignored(_), .. })));
     }
-    let of_live = Interpreter::new(catalogue(), true);
+    let of_live = Interpreter::new(catalogue(), Some(true));
     let test_event = of_live.read(&signed(&without("/livemode"))).unwrap();
     assert_eq!(word(&test_event), "livemode_mismatch", "absent is not live");
     let live_event = of_live.read(&signed(&with(&[("/livemode", json!(true))]))).unwrap();

@@ -188,44 +188,44 @@ struct Identity {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Trait {
+struct Word {
     #[diesel(sql_type = Text)]
-    found: String,
+    word: String,
 }
 
-/// What tells two ledgers with the same row apart: the timeline changes when a standby takes over, which may have lost what the
-/// old primary acknowledged; the database and the cluster change when a dump is restored. Each where it may be read.
-const TRAITS: [&str; 3] = [
-    "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS found",
-    "SELECT oid::text AS found FROM pg_database WHERE datname = current_database()",
-    "SELECT system_identifier::text AS found FROM pg_control_system()",
-];
-
 /// The epoch of the ledger behind this connection, and whether `users` is ours.
-pub(super) async fn identity(mut connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
+///
+/// Besides the migration's random id it carries, where they may be read, the cluster's identity (a dump restored elsewhere is
+/// another ledger) and its timeline (which changes when a standby takes over, or a backup is rolled forward: both may have
+/// lost what was acknowledged).
+pub(super) async fn identity(connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
+    identify(connection).await.map_err(|error| match classify(&error) {
+        LedgerError::Refused { .. } => LedgerError::Unavailable(
+            "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
+        ),
+        other => other,
+    })
+}
+
+/// The same, as the driver says it.
+pub(super) async fn identify(mut connection: &AsyncPgConnection) -> QueryResult<(Epoch, bool)> {
     let found: Identity = diesel::sql_query("SELECT epoch::text AS epoch, owns_users FROM tollgate_ledger")
         .get_result(&mut connection)
-        .await
-        .map_err(|error| match classify(&error) {
-            LedgerError::Refused { .. } => LedgerError::Unavailable(
-                "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
-            ),
-            other => other,
-        })?;
+        .await?;
     let mut epoch = found.epoch;
-    for query in TRAITS {
-        let part: QueryResult<Trait> = diesel::sql_query(query).get_result(&mut connection).await;
-        match part.map_err(|error| (classify(&error), error)) {
-            Ok(Trait { found }) => {
+    for question in [
+        "SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS word \
+         FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()",
+        "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS word",
+    ] {
+        let answer: QueryResult<Word> = diesel::sql_query(question).get_result(&mut connection).await;
+        match answer {
+            Ok(Word { word }) => {
                 epoch.push('-');
-                epoch.push_str(&found);
+                epoch.push_str(&word);
             }
-            // Managed databases refuse some of them. Were one refused only for a moment, the epoch would change for nothing: that
-            // costs questions to the ledger, and no answer.
-            Err((LedgerError::Refused { .. }, error)) => {
-                tracing::debug!(%error, query, "not part of the epoch: it may not be read");
-            }
-            Err((error, _)) => return Err(error),
+            Err(error) if matches!(classify(&error), LedgerError::Unavailable(_)) => return Err(error),
+            Err(error) => tracing::debug!(%error, "a part of the epoch may not be read"),
         }
     }
     Ok((Epoch::new(&epoch), found.owns_users))

@@ -25,7 +25,7 @@ use crate::domain::{
     event::{Outcome, ParkReason},
 };
 
-/// How often a transaction is tried again that the server aborted for no fault of its own (deadlock, serialization).
+/// How often a transaction is tried again that the server aborted for no fault of its own.
 const RETRIES: u32 = 3;
 
 /// Transactions of one entry at a time that may wait for locks at once, per lane.

@@ -29,7 +29,7 @@ use super::{ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, 
 use crate::domain::{
     entitlement::Entitlement,
     grant::Grant,
-    id::{EventId, SessionId, UserId},
+    id::{SessionId, UserId},
     level::Level,
     plan::Catalogue,
 };
@@ -124,10 +124,6 @@ impl Ledger for PostgresLedger {
         upkeep::parked_due(&self.pool, limit).await
     }
 
-    async fn wake_parked(&self, event: &EventId) -> Result<(), LedgerError> {
-        upkeep::wake_parked(&self.pool, event).await
-    }
-
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.pool).await
     }
@@ -149,7 +145,9 @@ impl Ledger for PostgresLedger {
     }
 
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
-        upkeep::beat(&self.pool, instance, behind).await
+        let (epoch, instances) = upkeep::beat(&self.pool, instance, behind).await?;
+        self.shared.epoch.observe(epoch);
+        Ok(instances)
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

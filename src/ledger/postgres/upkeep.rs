@@ -12,10 +12,9 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    super::{Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
-    connection::Pool,
+    super::{Epoch, Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
+    connection::{Pool, identify},
     schema::{checkout_keys, checkout_sessions, instances},
-    statements::WakeEvents,
 };
 use crate::domain::{
     id::{EventId, SessionId, UserId},
@@ -56,12 +55,6 @@ pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEven
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
-}
-
-pub(super) async fn wake_parked(pool: &Pool, event: &EventId) -> Result<(), LedgerError> {
-    let ids = [event.as_str()];
-    let _: Vec<i32> = pool.run(async |connection| WakeEvents { ids: &ids }.get_results(connection).await).await?;
-    Ok(())
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
@@ -153,7 +146,8 @@ pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], atte
     Ok(())
 }
 
-pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
+/// Gives the ledger's epoch as well: a replica that only reads, or is idle, must notice another ledger too.
+pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Result<(Epoch, Vec<Instance>), LedgerError> {
     let beat = diesel::sql_query(
         "INSERT INTO instances (id, shown_until) VALUES ($1, now() - $2 * interval '1 second') \
          ON CONFLICT (id) DO UPDATE SET last_seen = now(), shown_until = excluded.shown_until",
@@ -163,14 +157,17 @@ pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Resul
     let tidy = diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"));
     let all =
         instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
-    let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = pool
+    let (epoch, rows) = pool
         .run(async |connection| {
+            let (epoch, _) = identify(connection).await?;
             beat.execute(connection).await?;
             tidy.execute(connection).await?;
-            all.load(connection).await
+            let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = all.load(connection).await?;
+            Ok((epoch, rows))
         })
         .await?;
-    Ok(rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until }).collect())
+    let instances = rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until });
+    Ok((epoch, instances.collect()))
 }
 
 pub(super) async fn forget_instance(pool: &Pool, instance: Uuid) -> Result<(), LedgerError> {

@@ -225,10 +225,6 @@ impl Ledger for ScriptedLedger {
         Ok(vec![])
     }
 
-    async fn wake_parked(&self, _: &EventId) -> Result<(), LedgerError> {
-        Ok(())
-    }
-
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(vec![])
     }
