@@ -207,11 +207,13 @@ async fn changes_of_one_user_never_overlap_and_those_of_different_users_share_ba
 async fn a_users_changes_are_applied_in_the_order_of_their_arrival() {
     let stage = Stage::new(LIMITS);
     assert_eq!(stage.apply(user(1), "evt_0").await, Ok(Outcome::Applied));
+    stage.ledger.close_gate();
     let mut changes: Vec<_> =
         (1..40).map(|n| Box::pin(stage.entitlements.apply(delivery(user(1), &format!("evt_{n}"))))).collect();
     for change in &mut changes {
         assert!(poll!(change.as_mut()).is_pending());
     }
+    stage.ledger.open_gate();
     join_all(changes).await;
     let order: Vec<String> = stage.ledger.batches().concat().into_iter().map(|(_, id)| id.to_string()).collect();
     assert_eq!(order, (0..40).map(|n| format!("evt_{n}")).collect::<Vec<_>>());

@@ -9,7 +9,7 @@ use tollgate::{
         event::{Outcome, ParkReason},
     },
     ledger::{
-        Entry, Ledger, LedgerError,
+        Entry, Ledger, LedgerError, Note, Verdict,
         postgres::{Limits, PostgresLedger},
     },
 };
@@ -125,6 +125,41 @@ async fn what_the_original_sells_after_the_migration_counts() {
     let next = commit_one(&mut *lane, purchase(buyer, "evt_next", "cs_2")).await;
     assert_eq!((next.outcome, next.entitlement.unwrap().level.as_str()), (Outcome::Applied, "PRO"));
     assert_eq!(ledger.grants(buyer).await.unwrap().len(), 2);
+}
+
+/// A burst of copies in one batch: each took a transaction of its own, one inside the other, until the stack was full.
+#[tokio::test]
+async fn a_thousand_copies_in_one_batch_are_one_transaction() {
+    let database = TestDatabase::new().await;
+    let ledger = ledger_on(&database).await;
+    let mut lane = ledger.lane();
+    let entry = purchase(user(), "evt_1", "cs_1");
+    let note = Entry::Note(Note {
+        event: event("evt_2"),
+        verdict: Verdict::Parked(ParkReason::UnknownLevel),
+        user: Some(user()),
+    });
+    let batch = [vec![entry; 1000], vec![note; 1000]].concat();
+    let results = commit(&mut *lane, batch).await;
+    let outcomes: Vec<Outcome> = results.iter().map(|result| result.as_ref().unwrap().outcome).collect();
+    assert_eq!((outcomes[0], outcomes[1000]), (Outcome::Applied, Outcome::Parked(ParkReason::UnknownLevel)));
+    assert_eq!(outcomes[1..1000], [Outcome::Duplicate; 999]);
+    assert_eq!(outcomes[1001..], [Outcome::DuplicateWaiting; 999]);
+    assert!(results[..1000].iter().all(|result| result.as_ref().unwrap().entitlement.as_ref().unwrap().version == 1));
+    assert_eq!(database.value("SELECT count(DISTINCT xmin::text) FROM stripe_events").await, "1");
+}
+
+/// Copies that differ, which Stripe does not send, are told apart by asking: the first one holds.
+#[tokio::test]
+async fn many_bodies_under_one_event_id_do_not_fill_the_stack() {
+    let database = TestDatabase::new().await;
+    let ledger = ledger_on(&database).await;
+    let buyer = user();
+    let bodies = (0..200).map(|n| purchase(buyer, "evt_1", &format!("cs_{n}"))).collect();
+    let results = commit(&mut *ledger.lane(), bodies).await;
+    assert_eq!(results[0].as_ref().unwrap().outcome, Outcome::Applied);
+    assert!(results[1..].iter().all(|result| result.as_ref().unwrap().outcome == Outcome::Duplicate));
+    assert_eq!(database.value("SELECT count(*) FROM user_entitlements").await, "1");
 }
 
 /// Parks an event whose session is somebody else's, and makes it due.

@@ -5,7 +5,7 @@
 //! - A lost `COMMIT` is in doubt: neither success nor failure is claimed.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio::sync::Semaphore;
 
 use super::{
-    super::{Committed, Entry, Lane, LedgerError, Note, Ticket, Verdict},
+    super::{Committed, Entry, Lane, LedgerError, Note, Reply, Ticket, Verdict},
     Shared,
     apply::{Failure, Locks, Slot, transact, warm},
     connection::{OTHER_STATE, classify, identity},
@@ -63,26 +63,55 @@ impl PostgresLane {
 #[async_trait]
 impl Lane for PostgresLane {
     async fn commit(&mut self, batch: Vec<Ticket>) {
-        let (batch, twins) = set_twins_aside(batch);
-        let entries: Vec<&Entry> = batch.iter().map(|ticket| &ticket.entry).collect();
         metrics::histogram!("tollgate_ledger_batch_size")
-            .record(f64::from(u32::try_from(entries.len()).unwrap_or(u32::MAX)));
-        let results = self.writer.run(&entries, Locks::Try).await;
-        for (ticket, result) in batch.into_iter().zip(results) {
-            match result {
-                Ok(Slot::Committed(committed)) => (ticket.reply)(Ok(committed)),
-                Ok(Slot::LockedElsewhere) => self.commit_alone(ticket),
-                Err(error) => (ticket.reply)(Err(error)),
+            .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+        let mut rest = bundle_copies(batch);
+        while !rest.is_empty() {
+            let (batch, twins) = set_twins_aside(rest);
+            let entries: Vec<&Entry> = batch.iter().map(|ticket| &ticket.entry).collect();
+            let results = self.writer.run(&entries, Locks::Try).await;
+            for (ticket, result) in batch.into_iter().zip(results) {
+                match result {
+                    Ok(Slot::Committed(committed)) => (ticket.reply)(Ok(committed)),
+                    Ok(Slot::LockedElsewhere) => self.commit_alone(ticket),
+                    Err(error) => (ticket.reply)(Err(error)),
+                }
             }
-        }
-        if !twins.is_empty() {
-            // Their first is decided now; one level deep for each further copy.
-            self.commit(twins).await;
+            // Their first is decided now.
+            rest = twins;
         }
     }
 }
 
-/// Splits off deliveries of an event that is in the batch already: within one statement they could not be told from each other.
+/// Makes one ticket of deliveries that are the same to the byte: of a burst of copies only the first asks the database.
+fn bundle_copies(batch: Vec<Ticket>) -> Vec<Ticket> {
+    let mut bundles: Vec<(Ticket, Vec<Reply>)> = Vec::with_capacity(batch.len());
+    let mut places = HashMap::new();
+    for ticket in batch {
+        let place = ticket.entry.event().map(|event| *places.entry(event.id.clone()).or_insert(bundles.len()));
+        match place.and_then(|place| bundles.get_mut(place)) {
+            Some((first, copies)) if first.entry == ticket.entry => copies.push(ticket.reply),
+            _ => bundles.push((ticket, Vec::new())),
+        }
+    }
+    bundles
+        .into_iter()
+        .map(|(ticket, copies)| if copies.is_empty() { ticket } else { answer_all(ticket, copies) })
+        .collect()
+}
+
+fn answer_all(first: Ticket, copies: Vec<Reply>) -> Ticket {
+    let Ticket { entry, reply } = first;
+    let reply = Box::new(move |result: Result<Committed, LedgerError>| {
+        let again = result.clone().map(|committed| Committed { outcome: committed.outcome.again(), ..committed });
+        reply(result);
+        copies.into_iter().for_each(|copy| copy(again.clone()));
+    });
+    Ticket { entry, reply }
+}
+
+/// Splits off other deliveries of an event that is in the batch already: within one statement they could not be told from each
+/// other.
 fn set_twins_aside(batch: Vec<Ticket>) -> (Vec<Ticket>, Vec<Ticket>) {
     let mut seen = HashSet::new();
     let places: Vec<bool> =
