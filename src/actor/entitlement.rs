@@ -121,7 +121,7 @@ impl Tools {
         }
     }
 
-    /// Shows readers a state. A failure is not lost: the version stays in the unpublished set.
+    /// Shows readers a state. A failure is not lost: the version stays in the unpublished set. Gives whether it was shown.
     async fn show(
         &self,
         user: UserId,
@@ -129,13 +129,17 @@ impl Tools {
         epoch: &Epoch,
         mark: Option<&EventId>,
         budget: &mut Budget,
-    ) {
+    ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
         match self.cache.publish(publication, Utc::now(), budget).await {
-            Ok(_) => self.unpublished.published(user, entitlement.version),
+            Ok(_) => {
+                self.unpublished.published(user, entitlement.version);
+                true
+            }
             Err(error) => {
                 metrics::counter!("tollgate_cache_writes_deferred_total").increment(1);
                 tracing::debug!(%error, user.id = %user, "a cache write waits");
+                false
             }
         }
     }
@@ -176,10 +180,17 @@ impl Handler<Republish> for EntitlementActor {
         let (user, tools) = (self.user, Arc::clone(&self.tools));
         // From the ledger, not from memory: another replica may have gone further.
         let work = AssertUnwindSafe(async move {
+            let waiting = tools.unpublished.newest(user);
             let entitlement = tools.ledger.entitlement(user).await?;
             let mut budget = Budget::new(tools.cache_budget);
             let epoch = tools.ledger.epoch();
-            tools.show(user, &entitlement, &epoch, None, &mut budget).await;
+            if tools.show(user, &entitlement, &epoch, None, &mut budget).await
+                && let Some(version) = waiting
+            {
+                // What waited before the ledger was asked is in its answer, or is no more: the user was deleted, or the
+                // database restored. Otherwise it would wait for a version that never comes.
+                tools.unpublished.published(user, version);
+            }
             Ok(())
         })
         .catch_unwind();

@@ -186,6 +186,12 @@ impl Entitlements {
         self.inner.tools.unpublished.len()
     }
 
+    /// For how long the oldest state has waited that readers have not been shown.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        self.inner.tools.unpublished.behind()
+    }
+
     /// How long ago the unpublished set began to overflow, if it did: everything changed since must be republished.
     #[must_use]
     pub fn take_overflow(&self) -> Option<Duration> {

@@ -46,6 +46,18 @@ impl Unpublished {
         self.waiting.remove_if(&user, |_, waiting| waiting.version <= version);
     }
 
+    /// The newest version that waits for a user.
+    pub(super) fn newest(&self, user: UserId) -> Option<u64> {
+        self.waiting.get(&user).map(|waiting| waiting.version)
+    }
+
+    /// How long the oldest has waited.
+    pub(super) fn behind(&self) -> Duration {
+        let overflow = *self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = self.waiting.iter().map(|entry| entry.since).chain(overflow).min();
+        oldest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()

@@ -93,7 +93,7 @@ impl Ledger for MemoryLedger {
         }
         Ok(())
     }
-    async fn beat(&self, _: Uuid) -> Result<Vec<Instance>, LedgerError> {
+    async fn beat(&self, _: Uuid, _: Duration) -> Result<Vec<Instance>, LedgerError> {
         unreachable()
     }
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {

@@ -89,6 +89,7 @@ impl Account {
     /// the changes that were applied).
     pub fn apply(&mut self, effect: &Effect, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
         let grant = match effect {
+            Effect::Purchase(report) if self.is_told_of_elsewhere(report) => return Decision::Superseded,
             Effect::Purchase(report) => match self.grants.iter().position(|known| known.source == report.source) {
                 Some(place) => {
                     let Some(known) = self.grants.get_mut(place) else { return Decision::Superseded };
@@ -113,5 +114,12 @@ impl Account {
         let (level, expires_at) = fold(&self.grants, catalogue, now);
         self.entitlement = Entitlement { level, expires_at, version: self.entitlement.version.saturating_add(1) };
         Decision::Applied { grant }
+    }
+
+    /// Whether a grant of another source was taken from the same event: the program that Tollgate replaces was told, too, and
+    /// knows purchases by their events only.
+    fn is_told_of_elsewhere(&self, report: &Grant) -> bool {
+        report.event.is_some()
+            && self.grants.iter().any(|known| known.source != report.source && known.event == report.event)
     }
 }

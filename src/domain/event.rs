@@ -190,6 +190,17 @@ pub enum Outcome {
     DuplicateWaiting,
 }
 
+impl Outcome {
+    /// What a further delivery of the same event comes to.
+    #[must_use]
+    pub const fn again(self) -> Self {
+        match self {
+            Self::Applied | Self::Superseded | Self::Duplicate => Self::Duplicate,
+            Self::Ignored(_) | Self::Parked(_) | Self::DuplicateWaiting => Self::DuplicateWaiting,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

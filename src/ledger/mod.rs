@@ -7,7 +7,7 @@
 mod error;
 pub mod postgres;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -167,6 +167,8 @@ pub struct Instance {
     pub id: Uuid,
     /// Its last heartbeat, by the database's clock.
     pub last_seen: DateTime<Utc>,
+    /// Readers have been shown everything that it committed before this moment.
+    pub shown_until: DateTime<Utc>,
 }
 
 /// The ledger. Every method has a limit of time; every error but [`LedgerError::InDoubt`] means that nothing happened.
@@ -213,8 +215,9 @@ pub trait Ledger: Send + Sync {
     /// Notes that Stripe stored a failure under this attempt of the key.
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;
 
-    /// Tells that this replica is alive, and lists all replicas, this one included.
-    async fn beat(&self, instance: Uuid) -> Result<Vec<Instance>, LedgerError>;
+    /// Tells that this replica is alive and for how long the oldest state has waited that readers have not been shown, and lists
+    /// all replicas, this one included.
+    async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError>;
 
     /// Forgets a replica that stopped, or whose left-over cache writes have been done.
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError>;

@@ -26,7 +26,7 @@ pub(super) async fn run(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
-        match upkeep.ledger.beat(upkeep.instance).await {
+        match upkeep.beat().await {
             Ok(instances) => {
                 state.look_after(&upkeep, &instances).await;
                 state.check_epoch(&upkeep);
@@ -45,7 +45,7 @@ pub(super) async fn compare(upkeep: Upkeep) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let Ok(instances) = upkeep.ledger.beat(upkeep.instance).await else { continue };
+        let Ok(instances) = upkeep.beat().await else { continue };
         let Ok(now) = upkeep.ledger.now().await else { continue };
         let alive = now - dead_after(&upkeep);
         let leader = instances.iter().filter(|other| other.last_seen > alive).map(|other| other.id).min();
@@ -77,14 +77,14 @@ impl Watch {
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);
         if !self.looked {
             // Whoever ran before us may have died a moment ago, long before it counts as dead.
-            let Some(oldest) = others().map(|other| other.last_seen).min() else {
+            let Some(oldest) = others().map(|other| other.shown_until).min() else {
                 self.looked = true;
                 return;
             };
             self.looked = upkeep.redriver.since(oldest - MARGIN, usize::MAX, "start").await;
         }
         for dead in others().filter(|other| other.last_seen < now - dead_after(upkeep)) {
-            if !upkeep.redriver.since(dead.last_seen - MARGIN, usize::MAX, "dead replica").await {
+            if !upkeep.redriver.since(dead.shown_until - MARGIN, usize::MAX, "dead replica").await {
                 continue;
             }
             let first = *self.done_once.entry(dead.id).or_insert(now);
@@ -111,7 +111,8 @@ impl Watch {
         let Ok(found) = upkeep.cache.swap_canary(upkeep.instance, next, &mut budget).await else { return };
         let expected = (self.canary > 0).then_some(self.canary);
         self.canary = next;
-        if expected.is_some() && found != expected {
+        // A write that timed out may have got through: the next one is then the same again.
+        if expected.is_some() && found != expected && found != Some(next) {
             metrics::counter!("tollgate_cache_memory_lost_total").increment(1);
             tracing::warn!("the cache has lost its memory: showing readers everything that changed within a day");
             self.memory_lost = true;

@@ -7,18 +7,19 @@ mod heartbeat;
 mod redrive;
 mod sweep;
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
 
 use self::redrive::Redriver;
 use crate::{
     actor::Entitlements,
-    cache::RedisCache,
+    cache::{BreakerState, RedisCache},
     intake::{Interpreter, Meaning},
-    ledger::Ledger,
+    ledger::{Instance, Ledger, LedgerError},
 };
 
 /// How often what is done.
@@ -90,13 +91,19 @@ impl Upkeep {
     pub fn start(self) -> RunningUpkeep {
         let (stopping, stop) = watch::channel(false);
         let mut loops = JoinSet::new();
-        loops.spawn(until_stopped(stop.clone(), heartbeat::run(self.clone())));
-        loops.spawn(until_stopped(stop.clone(), heartbeat::compare(self.clone())));
-        loops.spawn(until_stopped(stop.clone(), redrive::retry_unpublished(self.clone())));
-        loops.spawn(until_stopped(stop.clone(), redrive::probe(self.clone())));
-        loops.spawn(until_stopped(stop.clone(), sweep::lapsed(self.clone())));
-        loops.spawn(until_stopped(stop, sweep::parked(self.clone())));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), heartbeat::run));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), heartbeat::compare));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), redrive::retry_unpublished));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), redrive::probe));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::lapsed));
+        loops.spawn(until_stopped(stop, self.clone(), sweep::parked));
         RunningUpkeep { stopping, loops, upkeep: self }
+    }
+
+    /// Tells the other replicas that this one is alive, and since when readers may lack something of it.
+    async fn beat(&self) -> Result<Vec<Instance>, LedgerError> {
+        let behind = self.entitlements.behind().max(self.redriver.behind());
+        self.ledger.beat(self.instance, behind).await
     }
 
     /// Reads a parked event again. `None` if it cannot be read: it stays parked.
@@ -110,9 +117,11 @@ impl RunningUpkeep {
     pub async fn stop(mut self) {
         let _nobody_listens = self.stopping.send(true);
         while self.loops.join_next().await.is_some() {}
-        let Upkeep { entitlements, ledger, instance, .. } = self.upkeep;
-        entitlements.republish_due(Duration::ZERO, usize::MAX).await;
-        if entitlements.unpublished() == 0 && entitlements.take_overflow().is_none() {
+        let Upkeep { entitlements, ledger, cache, redriver, instance, .. } = self.upkeep;
+        if cache.breaker().state() == BreakerState::Closed {
+            entitlements.republish_due(Duration::ZERO, usize::MAX).await;
+        }
+        if entitlements.unpublished() == 0 && entitlements.behind().is_zero() && redriver.behind().is_zero() {
             if let Err(error) = ledger.forget_instance(instance).await {
                 tracing::debug!(%error, "the other replicas will find out by themselves that this one has stopped");
             }
@@ -125,9 +134,22 @@ impl RunningUpkeep {
     }
 }
 
-async fn until_stopped(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+/// Runs a loop until told to stop. One that panics is begun again: the others, and requests, would go on without it, and nobody
+/// would notice that levels no longer end.
+async fn until_stopped<F: Future<Output = ()>>(
+    mut stop: watch::Receiver<bool>,
+    upkeep: Upkeep,
+    work: impl Fn(Upkeep) -> F,
+) {
+    let again_and_again = async {
+        while AssertUnwindSafe(async { work(upkeep.clone()).await }).catch_unwind().await.is_err() {
+            metrics::counter!("tollgate_upkeep_panics_total").increment(1);
+            tracing::error!("a loop of the upkeep panicked: begun again");
+            tokio::time::sleep(upkeep.rhythm.beat).await;
+        }
+    };
     tokio::select! {
-        () = work => {}
+        () = again_and_again => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
 }

@@ -1,7 +1,7 @@
 //! Showing readers again what changed since a moment. The version script makes it harmless to show anything twice.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,11 +30,52 @@ const RETRIES_MAX: usize = 512;
 pub(super) struct Redriver {
     ledger: Arc<dyn Ledger>,
     cache: RedisCache,
+    owed: Arc<Mutex<Owed>>,
+}
+
+/// What readers have yet to be shown again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Owed {
+    since: Option<Instant>,
+    /// Grows with each addition, so that what was added in the meantime is not taken for settled.
+    additions: u64,
 }
 
 impl Redriver {
     pub(super) fn new(ledger: Arc<dyn Ledger>, cache: RedisCache) -> Self {
-        Self { ledger, cache }
+        Self { ledger, cache, owed: Arc::default() }
+    }
+
+    /// Notes that what changed since so long ago must be shown again. [`settle`](Self::settle) does it, however often it takes:
+    /// the first attempt comes when Redis has only just come back, and may go again.
+    pub(super) fn owe(&self, ago: Duration) {
+        let since = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
+        let mut owed = self.owed();
+        owed.since = Some(owed.since.map_or(since, |known| known.min(since)));
+        owed.additions += 1;
+    }
+
+    /// For how long something has been owed.
+    pub(super) fn behind(&self) -> Duration {
+        self.owed().since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Shows what is owed. What fails stays owed.
+    pub(super) async fn settle(&self) {
+        let owed = *self.owed();
+        let Some(since) = owed.since else { return };
+        let Ok(now) = self.ledger.now().await else { return };
+        let ago = TimeDelta::from_std(since.elapsed()).unwrap_or(TimeDelta::days(1));
+        if self.since(now - ago - MARGIN, usize::MAX, "owed").await {
+            let mut still = self.owed();
+            if *still == owed {
+                still.since = None;
+            }
+        }
+    }
+
+    fn owed(&self) -> std::sync::MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows everything changed since a moment, by the database's clock, newest first, at most so many. Gives whether it got
@@ -82,8 +123,6 @@ impl Redriver {
 pub(super) async fn retry_unpublished(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.retry);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // Since when commits went uncounted that readers have not been shown.
-    let mut overflow: Option<Instant> = None;
     loop {
         ticks.tick().await;
         if upkeep.cache.breaker().state() == crate::cache::BreakerState::Open {
@@ -91,13 +130,9 @@ pub(super) async fn retry_unpublished(upkeep: Upkeep) {
         }
         upkeep.entitlements.republish_due(RETRY_AGE, RETRIES_MAX).await;
         if let Some(ago) = upkeep.entitlements.take_overflow() {
-            overflow = overflow.or_else(|| Instant::now().checked_sub(ago));
+            upkeep.redriver.owe(ago);
         }
-        if let Some(since) = overflow
-            && redrive_ago(&upkeep, since.elapsed(), "overflow").await
-        {
-            overflow = None;
-        }
+        upkeep.redriver.settle().await;
     }
 }
 
@@ -106,24 +141,10 @@ pub(super) async fn probe(upkeep: Upkeep) {
     let breaker = upkeep.cache.breaker();
     loop {
         breaker.until_open().await;
-        let noticed = Instant::now();
-        let mut missed = Duration::ZERO;
-        loop {
-            while upkeep.cache.ping().await.is_err() {
-                tokio::time::sleep(upkeep.rhythm.probe).await;
-            }
-            missed = missed.max(breaker.close()).max(noticed.elapsed());
-            if redrive_ago(&upkeep, missed, "outage").await {
-                break;
-            }
-            // It went away again, or the ledger did: what was missed is missed still.
+        while upkeep.cache.ping().await.is_err() {
             tokio::time::sleep(upkeep.rhythm.probe).await;
         }
+        upkeep.redriver.owe(breaker.close());
+        upkeep.redriver.settle().await;
     }
-}
-
-async fn redrive_ago(upkeep: &Upkeep, ago: Duration, why: &'static str) -> bool {
-    let Ok(now) = upkeep.ledger.now().await else { return false };
-    let ago = TimeDelta::from_std(ago).unwrap_or(TimeDelta::days(1));
-    upkeep.redriver.since(now - ago - MARGIN, usize::MAX, why).await
 }

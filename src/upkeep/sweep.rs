@@ -1,5 +1,6 @@
 //! Sweeps over the ledger: levels whose time is over become a change of their own, parked events are tried again.
 
+use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 
 use super::Upkeep;
@@ -22,7 +23,6 @@ pub(super) async fn lapsed(upkeep: Upkeep) {
     loop {
         ticks.tick().await;
         let Ok(lapsed) = upkeep.ledger.lapsed(LAPSES_AT_ONCE).await else { continue };
-        use futures::StreamExt;
         futures::stream::iter(lapsed)
             .for_each_concurrent(IN_FLIGHT, async |(user, version)| {
                 let change = Change { user, cause: Cause::Time, effect: Effect::Lapse { version } };
@@ -43,17 +43,22 @@ pub(super) async fn parked(upkeep: Upkeep) {
     loop {
         ticks.tick().await;
         let Ok(due) = upkeep.ledger.parked_due(PARKED_AT_ONCE).await else { continue };
-        for event in due {
-            let Some(Meaning::Change(change)) = upkeep.read_parked(&event.payload) else { continue };
-            let user = change.user;
-            match upkeep.entitlements.apply(change).await {
-                Ok(Outcome::Applied) => {
-                    metrics::counter!("tollgate_events_unparked_total").increment(1);
-                    tracing::info!(event.id = %event.id, user.id = %user, "applied parked event");
+        // Together: one that takes long must not keep the others from being applied within seconds.
+        futures::stream::iter(due)
+            .for_each_concurrent(IN_FLIGHT, async |event| {
+                let Some(Meaning::Change(change)) = upkeep.read_parked(&event.payload) else { return };
+                let user = change.user;
+                match upkeep.entitlements.apply(change).await {
+                    Ok(Outcome::Applied) => {
+                        metrics::counter!("tollgate_events_unparked_total").increment(1);
+                        tracing::info!(event.id = %event.id, user.id = %user, "applied parked event");
+                    }
+                    Ok(outcome) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
+                    Err(error) => {
+                        tracing::debug!(event.id = %event.id, %error, "a parked event waits for the next try");
+                    }
                 }
-                Ok(outcome) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
-                Err(error) => tracing::debug!(event.id = %event.id, %error, "a parked event waits for the next try"),
-            }
-        }
+            })
+            .await;
     }
 }

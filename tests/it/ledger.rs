@@ -24,11 +24,11 @@ use uuid::Uuid;
 
 use crate::harness::{TestDatabase, eventually};
 
-fn built_in() -> Catalogue {
+pub(crate) fn built_in() -> Catalogue {
     catalogue::parse(catalogue::BUILT_IN).unwrap()
 }
 
-async fn ledger_on(database: &TestDatabase) -> Arc<PostgresLedger> {
+pub(crate) async fn ledger_on(database: &TestDatabase) -> Arc<PostgresLedger> {
     PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
     connect(database).await
 }
@@ -37,7 +37,7 @@ async fn connect(database: &TestDatabase) -> Arc<PostgresLedger> {
     Arc::new(PostgresLedger::connect(&database.url(), Limits::default(), built_in()).await.unwrap())
 }
 
-fn user() -> UserId {
+pub(crate) fn user() -> UserId {
     UserId::from(Uuid::new_v4())
 }
 
@@ -45,7 +45,7 @@ fn seconds(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
 }
 
-fn event(id: &str) -> EventRecord {
+pub(crate) fn event(id: &str) -> EventRecord {
     EventRecord {
         id: EventId::parse(id).unwrap(),
         kind: "checkout.session.completed".into(),
@@ -58,7 +58,7 @@ fn event(id: &str) -> EventRecord {
     }
 }
 
-fn purchase(user: UserId, id: &str, session: &str) -> Entry {
+pub(crate) fn purchase(user: UserId, id: &str, session: &str) -> Entry {
     purchase_of(user, id, session, "PRO", Utc::now())
 }
 
@@ -83,7 +83,7 @@ fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<
 }
 
 /// Commits a batch and waits for all answers.
-async fn commit(lane: &mut dyn Lane, entries: Vec<Entry>) -> Vec<Result<Committed, LedgerError>> {
+pub(crate) async fn commit(lane: &mut dyn Lane, entries: Vec<Entry>) -> Vec<Result<Committed, LedgerError>> {
     let (tickets, answers): (Vec<Ticket>, Vec<_>) = entries.into_iter().map(ticket).unzip();
     lane.commit(tickets).await;
     futures::future::join_all(answers)
@@ -93,13 +93,13 @@ async fn commit(lane: &mut dyn Lane, entries: Vec<Entry>) -> Vec<Result<Committe
         .collect()
 }
 
-fn ticket(entry: Entry) -> (Ticket, oneshot::Receiver<Result<Committed, LedgerError>>) {
+pub(crate) fn ticket(entry: Entry) -> (Ticket, oneshot::Receiver<Result<Committed, LedgerError>>) {
     let (sender, receiver) = oneshot::channel();
     let reply = Box::new(move |result| drop(sender.send(result)));
     (Ticket { entry, reply }, receiver)
 }
 
-async fn commit_one(lane: &mut dyn Lane, entry: Entry) -> Committed {
+pub(crate) async fn commit_one(lane: &mut dyn Lane, entry: Entry) -> Committed {
     commit(lane, vec![entry]).await.pop().unwrap().unwrap()
 }
 
@@ -385,11 +385,12 @@ async fn sessions_keys_and_replicas_have_their_books() {
     assert_eq!(ledger.claim_key(owner, [1; 32], &pro).await.unwrap().attempt, 2, "two failures of one attempt are one");
 
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
-    ledger.beat(one).await.unwrap();
-    let seen: HashSet<Uuid> = ledger.beat(two).await.unwrap().iter().map(|instance| instance.id).collect();
+    ledger.beat(one, Duration::ZERO).await.unwrap();
+    let seen: HashSet<Uuid> =
+        ledger.beat(two, Duration::ZERO).await.unwrap().iter().map(|instance| instance.id).collect();
     assert_eq!(seen, HashSet::from([one, two]));
     ledger.forget_instance(one).await.unwrap();
-    assert_eq!(ledger.beat(two).await.unwrap().len(), 1);
+    assert_eq!(ledger.beat(two, Duration::ZERO).await.unwrap().len(), 1);
     assert_eq!(ledger.levels_in_use().await.unwrap(), []);
 }
 

@@ -11,16 +11,19 @@
 
 mod harness;
 
+mod actors;
 mod checkout;
 mod cli;
 mod duplicate_delivery;
 mod entitlement_read;
 mod harness_self;
 mod ledger;
+mod ledger_faults;
 mod life;
 mod migrations;
 mod redis_contract;
 mod replicas;
 mod stripe_gateway;
 mod tidy;
+mod upkeep;
 mod webhook;

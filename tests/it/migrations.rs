@@ -1,5 +1,7 @@
 //! Migrations: on nothing, on the tables of the application that Tollgate replaces, twice, and by many at once.
 
+use std::time::Duration;
+
 use chrono::Utc;
 use tollgate::{
     config::catalogue,
@@ -61,7 +63,7 @@ async fn migrate(database: &TestDatabase) {
 async fn an_empty_database_becomes_a_ledger_and_a_second_run_changes_nothing() {
     let database = TestDatabase::new().await;
     let first = PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
-    assert_eq!(first.applied.len(), 2);
+    assert_eq!(first.applied.len(), 3);
     let before = shape(&database).await;
     let epoch = database.value("SELECT epoch FROM tollgate_ledger").await;
     let second = PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
@@ -79,6 +81,7 @@ async fn the_scripts_themselves_may_run_twice() {
     for script in [
         include_str!("../../migrations/postgres/2026-11-23-000001_ledger/up.sql"),
         include_str!("../../migrations/postgres/2026-11-23-000002_row_level_security/up.sql"),
+        include_str!("../../migrations/postgres/2026-11-23-000003_shown_until/up.sql"),
     ] {
         database.execute(script).await;
     }
@@ -94,7 +97,7 @@ async fn replicas_that_start_together_migrate_once() {
     });
     let mut applied = futures::future::join_all(runs).await;
     applied.sort_unstable();
-    assert_eq!(applied, [0, 0, 0, 0, 0, 2]);
+    assert_eq!(applied, [0, 0, 0, 0, 0, 3]);
 }
 
 #[tokio::test]
@@ -230,7 +233,7 @@ async fn a_running_replica_notices_another_epoch() {
     let ledger = PostgresLedger::connect(&database.url(), Limits::default(), built_in()).await.unwrap();
     let before = ledger.epoch();
     database.execute("UPDATE tollgate_ledger SET epoch = gen_random_uuid()").await;
-    ledger.beat(Uuid::new_v4()).await.unwrap();
+    ledger.beat(Uuid::new_v4(), Duration::ZERO).await.unwrap();
     assert_ne!(ledger.epoch(), before);
 }
 

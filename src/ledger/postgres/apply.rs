@@ -335,7 +335,9 @@ async fn close(
 /// and its `COMMIT` a rollback; with the connection gone, the `COMMIT` may have got through.
 fn before_commit(error: &DieselError) -> Failure {
     match classify(error) {
-        LedgerError::Refused { constraint, .. } if constraint == FOREIGN_SOURCE => Failure::ForeignSource,
+        LedgerError::Refused { constraint, .. } if FOREIGN_SOURCE.contains(&constraint.as_str()) => {
+            Failure::ForeignSource
+        }
         LedgerError::Unavailable(_) => Failure::InDoubt,
         other => Failure::Aborted(other),
     }

@@ -1,6 +1,9 @@
 //! Opening connections: limits of time on the session, which ledger it is, and what an error means.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use diesel::{
     ConnectionError, QueryResult,
@@ -14,8 +17,6 @@ use diesel_async::{
 use futures::FutureExt;
 
 use super::super::{Epoch, LedgerError};
-
-pub(super) type Pool = deadpool::Pool<AsyncPgConnection>;
 
 /// How long anything may take, and how much at once.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,29 @@ impl Default for Limits {
     }
 }
 
+/// The epoch that the newest connection has shown.
+#[derive(Clone)]
+pub(super) struct EpochSeen(Arc<RwLock<Epoch>>);
+
+impl EpochSeen {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self(Arc::new(RwLock::new(epoch)))
+    }
+
+    pub(super) fn get(&self) -> Epoch {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of the epoch a fresh connection shows.
+    pub(super) fn observe(&self, seen: Epoch) {
+        let mut epoch = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if *epoch != seen {
+            tracing::warn!(before = %epoch, now = %seen, "the ledger has another epoch: cached values and marks are void");
+            *epoch = seen;
+        }
+    }
+}
+
 /// Opens connections to one database.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -67,21 +91,76 @@ impl Connector {
             .map_err(|error| LedgerError::Unavailable(error.to_string()))
     }
 
-    pub(super) fn pool(&self) -> Result<Pool, LedgerError> {
+    /// A pool whose connections show their epoch like those of the lanes: after a failover it may be they who meet the new
+    /// primary first.
+    pub(super) fn pool(&self, epoch: EpochSeen) -> Result<Pool, LedgerError> {
         let limits = self.limits;
         let mut config = ManagerConfig::default();
         // The default tests each connection with a statement of its own, which halves the throughput; `Fast` drops those
         // whose driver has noticed the end.
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(move |url| establish(url.to_owned(), limits).boxed());
+        config.custom_setup = Box::new(move |url| {
+            let (url, epoch) = (url.to_owned(), epoch.clone());
+            async move {
+                let connection = establish(url, limits).await?;
+                let seen =
+                    identity(&connection).await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+                epoch.observe(seen.0);
+                Ok(connection)
+            }
+            .boxed()
+        });
         let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config(&self.url, config);
-        Pool::builder(manager)
+        let connections = deadpool::Pool::builder(manager)
             .max_size(limits.pool_size)
             .wait_timeout(Some(limits.acquire))
             .create_timeout(Some(limits.connect))
             .runtime(::deadpool::Runtime::Tokio1)
             .build()
-            .map_err(|error| LedgerError::Unavailable(error.to_string()))
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        Ok(Pool { connections, limit: limits.transaction })
+    }
+}
+
+/// Connections for reads and upkeep.
+pub(super) struct Pool {
+    connections: deadpool::Pool<AsyncPgConnection>,
+    limit: Duration,
+}
+
+impl Pool {
+    /// Runs statements on a connection within the limits. The server enforces limits of its own, but a server that hangs, or that
+    /// a broken network hides, enforces nothing. A connection that is in the middle of something, or whose prepared statements
+    /// may have become useless, does not go back.
+    pub(super) async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> QueryResult<T>,
+    ) -> Result<T, LedgerError> {
+        let connection = self.connections.get().await.map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        let mut loan = Loan(Some(connection));
+        let Some(connection) = loan.0.as_mut() else { return Err(LedgerError::Panicked) };
+        let answer = tokio::time::timeout(self.limit, work(connection)).await;
+        let result = match answer {
+            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Err(_) => Err(LedgerError::Unavailable("the database did not answer in time".into())),
+        };
+        match &result {
+            Ok(_) => drop(loan.0.take()),
+            Err(LedgerError::Refused { sqlstate, .. }) if sqlstate != OTHER_STATE => drop(loan.0.take()),
+            Err(_) => {}
+        }
+        result
+    }
+}
+
+/// A connection that is thrown away unless it is taken out: whoever drops the future leaves it in the middle of something.
+struct Loan(Option<deadpool::Object<AsyncPgConnection>>);
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(deadpool::Object::take(connection));
+        }
     }
 }
 
@@ -100,11 +179,6 @@ async fn establish(url: String, limits: Limits) -> Result<AsyncPgConnection, Con
     );
     connection.batch_execute(&session).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(connection)
-}
-
-/// Takes a pooled connection within the limit.
-pub(super) async fn acquire(pool: &Pool) -> Result<deadpool::Object<AsyncPgConnection>, LedgerError> {
-    pool.get().await.map_err(|error| LedgerError::Unavailable(error.to_string()))
 }
 
 #[derive(diesel::QueryableByName)]
@@ -127,32 +201,33 @@ struct Word {
 /// another ledger) and its timeline (which changes when a standby takes over, or a backup is rolled forward: both may have
 /// lost what was acknowledged).
 pub(super) async fn identity(connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
-    let mut asking = connection;
+    identify(connection).await.map_err(|error| match classify(&error) {
+        LedgerError::Refused { .. } => LedgerError::Unavailable(
+            "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
+        ),
+        other => other,
+    })
+}
+
+/// The same, as the driver says it.
+pub(super) async fn identify(mut connection: &AsyncPgConnection) -> QueryResult<(Epoch, bool)> {
     let found: Identity = diesel::sql_query("SELECT epoch::text AS epoch, owns_users FROM tollgate_ledger")
-        .get_result(&mut asking)
-        .await
-        .map_err(|error| match classify(&error) {
-            LedgerError::Refused { .. } => LedgerError::Unavailable(
-                "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
-            ),
-            other => other,
-        })?;
+        .get_result(&mut connection)
+        .await?;
     let mut epoch = found.epoch;
     for question in [
         "SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS word \
          FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()",
         "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS word",
     ] {
-        let answer: QueryResult<Word> = diesel::sql_query(question).get_result(&mut asking).await;
+        let answer: QueryResult<Word> = diesel::sql_query(question).get_result(&mut connection).await;
         match answer {
             Ok(Word { word }) => {
                 epoch.push('-');
                 epoch.push_str(&word);
             }
-            Err(error) => match classify(&error) {
-                gone @ LedgerError::Unavailable(_) => return Err(gone),
-                _ => tracing::debug!(%error, "a part of the epoch may not be read"),
-            },
+            Err(error) if matches!(classify(&error), LedgerError::Unavailable(_)) => return Err(error),
+            Err(error) => tracing::debug!(%error, "a part of the epoch may not be read"),
         }
     }
     Ok((Epoch::new(&epoch), found.owns_users))

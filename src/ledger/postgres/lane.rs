@@ -5,7 +5,7 @@
 //! - A lost `COMMIT` is in doubt: neither success nor failure is claimed.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,13 +15,13 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio::sync::Semaphore;
 
 use super::{
-    super::{Committed, Entry, Lane, LedgerError, Note, Ticket, Verdict},
+    super::{Committed, Entry, Lane, LedgerError, Note, Reply, Ticket, Verdict},
     Shared,
     apply::{Failure, Locks, Slot, transact, warm},
     connection::{OTHER_STATE, classify, identity},
 };
 use crate::domain::{
-    change::Change,
+    change::{Cause, Change},
     event::{Outcome, ParkReason},
 };
 
@@ -63,32 +63,65 @@ impl PostgresLane {
 #[async_trait]
 impl Lane for PostgresLane {
     async fn commit(&mut self, batch: Vec<Ticket>) {
-        let (batch, twins) = set_twins_aside(batch);
-        let entries: Vec<&Entry> = batch.iter().map(|ticket| &ticket.entry).collect();
         metrics::histogram!("tollgate_ledger_batch_size")
-            .record(f64::from(u32::try_from(entries.len()).unwrap_or(u32::MAX)));
-        let results = self.writer.run(&entries, Locks::Try).await;
-        for (ticket, result) in batch.into_iter().zip(results) {
-            match result {
-                Ok(Slot::Committed(committed)) => (ticket.reply)(Ok(committed)),
-                Ok(Slot::LockedElsewhere) => self.commit_alone(ticket),
-                Err(error) => (ticket.reply)(Err(error)),
+            .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+        let mut rest = bundle_copies(batch);
+        while !rest.is_empty() {
+            let (batch, twins) = set_twins_aside(rest);
+            let entries: Vec<&Entry> = batch.iter().map(|ticket| &ticket.entry).collect();
+            let results = self.writer.run(&entries, Locks::Try).await;
+            for (ticket, result) in batch.into_iter().zip(results) {
+                match result {
+                    Ok(Slot::Committed(committed)) => (ticket.reply)(Ok(committed)),
+                    Ok(Slot::LockedElsewhere) => self.commit_alone(ticket),
+                    Err(error) => (ticket.reply)(Err(error)),
+                }
             }
-        }
-        if !twins.is_empty() {
-            // Their first is decided now; one level deep for each further copy.
-            self.commit(twins).await;
+            // Their first is decided now.
+            rest = twins;
         }
     }
 }
 
-/// Splits off deliveries of an event that is in the batch already: within one statement they could not be told from each other.
+/// Makes one ticket of deliveries that are the same to the byte: of a burst of copies only the first asks the database.
+fn bundle_copies(batch: Vec<Ticket>) -> Vec<Ticket> {
+    let mut bundles: Vec<(Ticket, Vec<Reply>)> = Vec::with_capacity(batch.len());
+    let mut places = HashMap::new();
+    for ticket in batch {
+        let place = ticket.entry.event().map(|event| *places.entry(event.id.clone()).or_insert(bundles.len()));
+        match place.and_then(|place| bundles.get_mut(place)) {
+            Some((first, copies)) if first.entry == ticket.entry => copies.push(ticket.reply),
+            _ => bundles.push((ticket, Vec::new())),
+        }
+    }
+    bundles
+        .into_iter()
+        .map(|(ticket, copies)| if copies.is_empty() { ticket } else { answer_all(ticket, copies) })
+        .collect()
+}
+
+fn answer_all(first: Ticket, copies: Vec<Reply>) -> Ticket {
+    let Ticket { entry, reply } = first;
+    let reply = Box::new(move |result: Result<Committed, LedgerError>| {
+        let again = result.clone().map(|committed| Committed { outcome: committed.outcome.again(), ..committed });
+        reply(result);
+        copies.into_iter().for_each(|copy| copy(again.clone()));
+    });
+    Ticket { entry, reply }
+}
+
+/// Splits off other deliveries of an event that is in the batch already: within one statement they could not be told from each
+/// other.
 fn set_twins_aside(batch: Vec<Ticket>) -> (Vec<Ticket>, Vec<Ticket>) {
     let mut seen = HashSet::new();
     let places: Vec<bool> =
         batch.iter().map(|ticket| ticket.entry.event().is_none_or(|event| seen.insert(event.id.clone()))).collect();
     let mut places = places.into_iter();
     batch.into_iter().partition(|_| places.next().unwrap_or(true))
+}
+
+fn parked_as_foreign() -> Slot {
+    Slot::Committed(Committed { outcome: Outcome::Parked(ParkReason::ForeignSource), entitlement: None })
 }
 
 /// It may work later.
@@ -155,18 +188,19 @@ impl Writer {
 
     /// Records a change whose grant is another user's as a parked event.
     async fn park_foreign(&mut self, change: &Change, locks: Locks) -> Result<Slot, LedgerError> {
-        let Some(event) = change.cause.event() else { return Err(LedgerError::Panicked) };
+        let event = match &change.cause {
+            Cause::Delivery(event) => event,
+            // It is parked already. Recording it again would be a redelivery, which makes it due at once, and so for ever.
+            Cause::Retry(_) => return Ok(parked_as_foreign()),
+            Cause::Time => return Err(LedgerError::Panicked),
+        };
         let note = Entry::Note(Note {
             event: event.clone(),
             verdict: Verdict::Parked(ParkReason::ForeignSource),
             user: Some(change.user),
         });
         match self.transact_with_retries(&[&note], locks).await {
-            // A retry of an event that is parked already finds it there, and parked it stays.
-            Ok(_) => Ok(Slot::Committed(Committed {
-                outcome: Outcome::Parked(ParkReason::ForeignSource),
-                entitlement: None,
-            })),
+            Ok(_) => Ok(parked_as_foreign()),
             Err(Failure::InDoubt) => Err(LedgerError::InDoubt),
             Err(Failure::Aborted(error) | Failure::Culprit(_, error)) => Err(error),
             Err(Failure::ForeignSource) => Err(LedgerError::Panicked),
@@ -185,14 +219,21 @@ impl Writer {
             attempt += 1;
             let again = match &failure {
                 Failure::Aborted(LedgerError::Contended) => attempt <= RETRIES,
-                // A connection that had died unnoticed says nothing about the database: once more, on a fresh one.
+                // A connection that had died unnoticed says nothing about the database, nor does one whose statements were
+                // prepared for a schema that has changed: once more, on a fresh one.
                 Failure::Aborted(LedgerError::Unavailable(_)) => reused && attempt == 1,
+                Failure::Aborted(LedgerError::Refused { sqlstate, .. }) if sqlstate == OTHER_STATE => {
+                    reused && attempt == 1 && (entries.len() == 1 || self.connection.is_none())
+                }
                 _ => false,
             };
             if !again {
                 metrics::counter!("tollgate_ledger_aborted_total").increment(1);
                 tracing::warn!(?failure, entries = entries.len(), "a ledger transaction did not commit");
                 return Err(failure);
+            }
+            if reused && !matches!(failure, Failure::Aborted(LedgerError::Contended)) {
+                self.connection = None;
             }
             let pause = rand::random_range(5..20 * u64::from(attempt));
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -220,7 +261,8 @@ impl Writer {
         };
         match &result {
             Ok(_) => self.connection = Some(connection),
-            Err(Failure::InDoubt) => {}
+            // Of no use any more, or not known to be.
+            Err(Failure::InDoubt | Failure::Aborted(LedgerError::Unavailable(_))) => {}
             Err(_) => {
                 let mut shared_connection = &connection;
                 let rollback = tokio::time::timeout(limit, shared_connection.batch_execute("ROLLBACK")).await;
@@ -232,11 +274,18 @@ impl Writer {
         result
     }
 
+    /// Opens a connection and makes it ready, within the limit of a transaction: the lane waits for it.
     async fn open(&self) -> Result<AsyncPgConnection, LedgerError> {
-        let connection = self.shared.connector.connect().await?;
-        let (epoch, _) = identity(&connection).await?;
-        self.shared.observe_epoch(epoch);
-        warm(&connection).await.map_err(|error| classify(&error))?;
+        let ready = async {
+            let connection = self.shared.connector.connect().await?;
+            let (epoch, _) = identity(&connection).await?;
+            self.shared.epoch.observe(epoch);
+            warm(&connection).await.map_err(|error| classify(&error))?;
+            Ok(connection)
+        };
+        let connection = tokio::time::timeout(self.shared.connector.limits.transaction, ready)
+            .await
+            .map_err(|_| LedgerError::Unavailable("a connection was not ready in time".into()))??;
         metrics::counter!("tollgate_ledger_connections_total").increment(1);
         Ok(connection)
     }

@@ -14,14 +14,17 @@ mod schema;
 mod statements;
 mod upkeep;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use self::{connection::Connector, lane::PostgresLane};
 pub use self::{connection::Limits, migrate::MigrationReport};
+use self::{
+    connection::{Connector, EpochSeen},
+    lane::PostgresLane,
+};
 use super::{ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord};
 use crate::domain::{
     entitlement::Entitlement,
@@ -41,23 +44,8 @@ pub struct PostgresLedger {
 struct Shared {
     connector: Connector,
     catalogue: Catalogue,
-    epoch: RwLock<Epoch>,
+    epoch: EpochSeen,
     owns_users: bool,
-}
-
-impl Shared {
-    fn epoch(&self) -> Epoch {
-        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes note of the epoch a fresh connection shows.
-    fn observe_epoch(&self, seen: Epoch) {
-        let mut epoch = self.epoch.write().unwrap_or_else(PoisonError::into_inner);
-        if *epoch != seen {
-            tracing::warn!(before = %epoch, now = %seen, "the ledger has another epoch: cached values and marks are void");
-            *epoch = seen;
-        }
-    }
 }
 
 impl PostgresLedger {
@@ -77,8 +65,9 @@ impl PostgresLedger {
         let connector = Connector::new(url, limits);
         let connection = connector.connect().await?;
         let (epoch, owns_users) = connection::identity(&connection).await?;
-        let pool = connector.pool()?;
-        let shared = Arc::new(Shared { connector, catalogue, epoch: RwLock::new(epoch), owns_users });
+        let epoch = EpochSeen::new(epoch);
+        let pool = connector.pool(epoch.clone())?;
+        let shared = Arc::new(Shared { connector, catalogue, epoch, owns_users });
         Ok(Self { shared, pool })
     }
 
@@ -103,7 +92,7 @@ pub struct Durability {
 #[async_trait]
 impl Ledger for PostgresLedger {
     fn epoch(&self) -> Epoch {
-        self.shared.epoch()
+        self.shared.epoch.get()
     }
 
     fn lane(&self) -> Box<dyn Lane> {
@@ -155,12 +144,10 @@ impl Ledger for PostgresLedger {
         upkeep::fail_key(&self.pool, user, key_hash, attempt).await
     }
 
-    async fn beat(&self, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
-        let mut connection = connection::acquire(&self.pool).await?;
-        // A replica that only reads, or is idle, must notice another ledger too.
-        let (epoch, _) = connection::identity(&connection).await?;
-        self.shared.observe_epoch(epoch);
-        upkeep::beat(&mut connection, instance).await
+    async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
+        let (epoch, instances) = upkeep::beat(&self.pool, instance, behind).await?;
+        self.shared.epoch.observe(epoch);
+        Ok(instances)
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

@@ -12,7 +12,7 @@ use super::{
     super::{ChangedState, LedgerError},
     Durability,
     batch::{Loaded, entitlement as read_entitlement, load},
-    connection::{Pool, acquire, classify},
+    connection::Pool,
     schema::entitlement_state,
     statements::{AccountRow, ReadAccounts},
 };
@@ -25,10 +25,9 @@ use crate::domain::{
 };
 
 async fn account(pool: &Pool, user: UserId) -> Result<Loaded, LedgerError> {
-    let mut connection = acquire(pool).await?;
     let users = [user.uuid()];
     let rows: Vec<AccountRow> =
-        ReadAccounts { users: &users }.get_results(&mut connection).await.map_err(|error| classify(&error))?;
+        pool.run(async |connection| ReadAccounts { users: &users }.get_results(connection).await).await?;
     Ok(load(1, rows).pop().unwrap_or_default())
 }
 
@@ -63,16 +62,18 @@ pub(super) async fn changed_between(
     until: DateTime<Utc>,
     limit: u32,
 ) -> Result<Vec<ChangedState>, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let rows: Vec<StateRow> = entitlement_state::table
-        .filter(entitlement_state::changed_at.ge(since))
-        .filter(entitlement_state::changed_at.le(until))
-        .order(entitlement_state::changed_at.desc())
-        .limit(i64::from(limit))
-        .select(StateRow::as_select())
-        .load(&mut connection)
-        .await
-        .map_err(|error| classify(&error))?;
+    let rows: Vec<StateRow> = pool
+        .run(async |connection| {
+            entitlement_state::table
+                .filter(entitlement_state::changed_at.ge(since))
+                .filter(entitlement_state::changed_at.le(until))
+                .order(entitlement_state::changed_at.desc())
+                .limit(i64::from(limit))
+                .select(StateRow::as_select())
+                .load(connection)
+                .await
+        })
+        .await?;
     Ok(rows
         .into_iter()
         .map(|row| ChangedState {
@@ -84,15 +85,17 @@ pub(super) async fn changed_between(
 }
 
 pub(super) async fn lapsed(pool: &Pool, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let rows: Vec<(Uuid, i64)> = entitlement_state::table
-        .filter(entitlement_state::expires_at.le(diesel::dsl::now))
-        .order(entitlement_state::expires_at.asc())
-        .limit(i64::from(limit))
-        .select((entitlement_state::user_id, entitlement_state::version))
-        .load(&mut connection)
-        .await
-        .map_err(|error| classify(&error))?;
+    let rows: Vec<(Uuid, i64)> = pool
+        .run(async |connection| {
+            entitlement_state::table
+                .filter(entitlement_state::expires_at.le(diesel::dsl::now))
+                .order(entitlement_state::expires_at.asc())
+                .limit(i64::from(limit))
+                .select((entitlement_state::user_id, entitlement_state::version))
+                .load(connection)
+                .await
+        })
+        .await?;
     Ok(rows.into_iter().map(|(user, version)| (user.into(), u64::try_from(version).unwrap_or(0))).collect())
 }
 
@@ -103,14 +106,16 @@ struct LevelRow {
 }
 
 pub(super) async fn levels_in_use(pool: &Pool) -> Result<Vec<Level>, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let rows: Vec<LevelRow> = diesel::sql_query(
-        "SELECT DISTINCT entitlement_level::text AS level FROM user_entitlements \
+    let rows: Vec<LevelRow> = pool
+        .run(async |connection| {
+            diesel::sql_query(
+                "SELECT DISTINCT entitlement_level::text AS level FROM user_entitlements \
          WHERE expires_at > now() AND entitlement_level <> 'FREE'",
-    )
-    .load(&mut connection)
-    .await
-    .map_err(|error| classify(&error))?;
+            )
+            .load(connection)
+            .await
+        })
+        .await?;
     Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
 }
 
@@ -123,13 +128,15 @@ struct DurabilityRow {
 }
 
 pub(super) async fn durability(pool: &Pool) -> Result<Durability, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let row: DurabilityRow = diesel::sql_query(
-        "SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync",
-    )
-    .get_result(&mut connection)
-    .await
-    .map_err(|error| classify(&error))?;
+    let row: DurabilityRow = pool
+        .run(async |connection| {
+            diesel::sql_query(
+                "SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync",
+            )
+            .get_result(connection)
+            .await
+        })
+        .await?;
     Ok(Durability { synchronous_commit: row.synchronous_commit != "off", fsync: row.fsync != "off" })
 }
 
@@ -140,10 +147,8 @@ struct Clock {
 }
 
 pub(super) async fn now(pool: &Pool) -> Result<DateTime<Utc>, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let clock: Clock = diesel::sql_query("SELECT clock_timestamp() AS now")
-        .get_result(&mut connection)
-        .await
-        .map_err(|error| classify(&error))?;
+    let clock: Clock = pool
+        .run(async |connection| diesel::sql_query("SELECT clock_timestamp() AS now").get_result(connection).await)
+        .await?;
     Ok(clock.now)
 }

@@ -37,6 +37,7 @@ diesel::table! {
         id -> Uuid,
         last_seen -> Timestamptz,
         started_at -> Timestamptz,
+        shown_until -> Timestamptz,
     }
 }
 

@@ -111,20 +111,24 @@ statement! {
 statement! {
     /// Everything about the users, as of now: one row per grant, or one without. To be run after the locks, in a statement of
     /// its own: a statement that locks and reads sees what was there before it waited.
+    ///
+    /// A row without a source is another program's: the one that Tollgate replaces may go on selling for a while after the
+    /// migration. Such a row, and one that the migration found, ends when that program says, for it may renew it.
     ReadAccounts -> (
         BigInt, Timestamptz, Bool, Nullable<Text>, Nullable<Timestamptz>, Nullable<BigInt>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
     ) {
         "SELECT u.i, clock_timestamp(), x.id IS NOT NULL, s.level, s.expires_at, s.version, \
-           g.source_kind, g.source_id, g.entitlement_level::text, g.status, g.period_end, g.reported_at, \
+           coalesce(g.source_kind, 'legacy'), coalesce(g.source_id, g.id::text), g.entitlement_level::text, g.status, \
+           CASE WHEN g.source_kind <> 'legacy' THEN g.period_end ELSE g.expires_at END, \
+           coalesce(g.reported_at, g.created_at, to_timestamp(0)), \
            g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer \
          FROM unnest(", users: [Uuid] as diesel::sql_types::Uuid;
         ") WITH ORDINALITY AS u(id, i) \
          LEFT JOIN users AS x ON x.id = u.id \
          LEFT JOIN entitlement_state AS s ON s.user_id = u.id \
-         LEFT JOIN user_entitlements AS g ON g.user_id = u.id AND g.source_kind IS NOT NULL AND g.period_end IS NOT NULL \
-           AND g.reported_at IS NOT NULL";
+         LEFT JOIN user_entitlements AS g ON g.user_id = u.id AND g.entitlement_level <> 'FREE'";
     }
 }
 
@@ -198,8 +202,9 @@ statement! {
     }
 }
 
-/// The constraint that [`WriteAccounts`] violates when a grant's business key belongs to another user.
-pub(super) const FOREIGN_SOURCE: &str = "user_entitlements_status_check";
+/// The constraints that [`WriteAccounts`] violates when a grant's business key, or its event, belongs to another user.
+pub(super) const FOREIGN_SOURCE: [&str; 2] =
+    ["user_entitlements_status_check", "user_entitlements_stripe_event_id_key"];
 
 /// The row of [`ReadAccounts`].
 pub(super) type AccountRow = (

@@ -1,17 +1,19 @@
 //! The ledger's smaller books: parked events, checkout sessions, callers' idempotency keys, replicas.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
     ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
     sql_types::{Integer, Text},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    super::{Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
-    connection::{Pool, acquire, classify},
+    super::{Epoch, Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
+    connection::{Pool, identify},
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
@@ -32,24 +34,21 @@ struct ParkedRow {
     payload: String,
 }
 
-/// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users as soon as they are
-/// there, everything else after 30 s, a minute, two, … at most an hour.
+/// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users a second after they are
+/// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart.
 pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let rows: Vec<ParkedRow> = diesel::sql_query(
+    let take = diesel::sql_query(
         "UPDATE stripe_events AS e SET attempts = e.attempts + 1, processed_at = now() \
          FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
-                 CASE WHEN p.reason = 'unknown_user' THEN EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id) \
-                   AND p.processed_at < now() - interval '1 second' \
-                 ELSE p.processed_at < now() - least(interval '30 seconds' * power(2, least(p.attempts, 10) - 1), \
-                   interval '1 hour') END \
+                 p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
+                   CASE p.reason WHEN 'unknown_user' THEN interval '1 second' ELSE interval '30 seconds' END, \
+                   interval '1 hour') AND \
+                 (p.reason IS DISTINCT FROM 'unknown_user' OR EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id)) \
                ORDER BY p.processed_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due \
          WHERE e.id = due.id RETURNING e.id, e.payload",
     )
-    .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
-    .load(&mut connection)
-    .await
-    .map_err(|error| classify(&error))?;
+    .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX));
+    let rows: Vec<ParkedRow> = pool.run(async |connection| take.load(connection).await).await?;
     Ok(rows
         .into_iter()
         .filter_map(|row| {
@@ -78,26 +77,23 @@ pub(super) async fn record_session(pool: &Pool, session: &SessionRecord) -> Resu
         state: "open".to_owned(),
         expires_at: session.expires_at,
     };
-    let mut connection = acquire(pool).await?;
-    diesel::insert_into(checkout_sessions::table)
-        .values(&row)
-        .on_conflict_do_nothing()
-        .execute(&mut connection)
-        .await
-        .map_err(|error| classify(&error))?;
+    let insert = diesel::insert_into(checkout_sessions::table).values(&row).on_conflict_do_nothing();
+    pool.run(async |connection| insert.execute(connection).await).await?;
     Ok(())
 }
 
 pub(super) async fn session(pool: &Pool, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    let row: Option<SessionRow> = checkout_sessions::table
-        .find(id.as_str())
-        .filter(checkout_sessions::user_id.eq(user.uuid()))
-        .select(SessionRow::as_select())
-        .first(&mut connection)
-        .await
-        .optional()
-        .map_err(|error| classify(&error))?;
+    let row: Option<SessionRow> = pool
+        .run(async |connection| {
+            checkout_sessions::table
+                .find(id.as_str())
+                .filter(checkout_sessions::user_id.eq(user.uuid()))
+                .select(SessionRow::as_select())
+                .first(connection)
+                .await
+                .optional()
+        })
+        .await?;
     Ok(row.and_then(|row| {
         Some(SessionRecord {
             id: SessionId::parse(&row.id).ok()?,
@@ -118,63 +114,64 @@ pub(super) async fn claim_key(
     key_hash: [u8; 32],
     level: &Level,
 ) -> Result<KeyClaim, LedgerError> {
-    let mut connection = acquire(pool).await?;
-    diesel::insert_into(checkout_keys::table)
+    let insert = diesel::insert_into(checkout_keys::table)
         .values((
             checkout_keys::user_id.eq(user.uuid()),
             checkout_keys::key_hash.eq(key_hash.as_slice()),
             checkout_keys::level.eq(level.as_str()),
         ))
-        .on_conflict_do_nothing()
-        .execute(&mut connection)
-        .await
-        .map_err(|error| classify(&error))?;
-    let (level, attempt): (String, i32) = checkout_keys::table
+        .on_conflict_do_nothing();
+    let claim = checkout_keys::table
         .find((user.uuid(), key_hash.as_slice()))
-        .select((checkout_keys::level, checkout_keys::attempt))
-        .first(&mut connection)
-        .await
-        .map_err(|error| classify(&error))?;
+        .select((checkout_keys::level, checkout_keys::attempt));
+    let (level, attempt): (String, i32) = pool
+        .run(async |connection| {
+            insert.execute(connection).await?;
+            claim.first(connection).await
+        })
+        .await?;
     let level = Level::parse(&level)
         .map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "checkout_keys.level".into() })?;
     Ok(KeyClaim { level, attempt: u32::try_from(attempt).unwrap_or(1) })
 }
 
 pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
-    let mut connection = acquire(pool).await?;
     let attempt = i32::try_from(attempt).unwrap_or(i32::MAX - 1);
     // Only the attempt that failed moves on: two failures of one attempt are one.
-    diesel::update(
+    let update = diesel::update(
         checkout_keys::table.find((user.uuid(), key_hash.as_slice())).filter(checkout_keys::attempt.eq(attempt)),
     )
-    .set(checkout_keys::attempt.eq(attempt + 1))
-    .execute(&mut connection)
-    .await
-    .map_err(|error| classify(&error))?;
+    .set(checkout_keys::attempt.eq(attempt + 1));
+    pool.run(async |connection| update.execute(connection).await).await?;
     Ok(())
 }
 
-pub(super) async fn beat(connection: &mut AsyncPgConnection, instance: Uuid) -> Result<Vec<Instance>, LedgerError> {
-    diesel::sql_query("INSERT INTO instances (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET last_seen = now()")
-        .bind::<diesel::sql_types::Uuid, _>(instance)
-        .execute(connection)
-        .await
-        .map_err(|error| classify(&error))?;
-    diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"))
-        .execute(connection)
-        .await
-        .map_err(|error| classify(&error))?;
-    let rows: Vec<(Uuid, DateTime<Utc>)> = instances::table
-        .order(instances::id)
-        .select((instances::id, instances::last_seen))
-        .load(connection)
-        .await
-        .map_err(|error| classify(&error))?;
-    Ok(rows.into_iter().map(|(id, last_seen)| Instance { id, last_seen }).collect())
+/// Gives the ledger's epoch as well: a replica that only reads, or is idle, must notice another ledger too.
+pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Result<(Epoch, Vec<Instance>), LedgerError> {
+    let beat = diesel::sql_query(
+        "INSERT INTO instances (id, shown_until) VALUES ($1, now() - $2 * interval '1 second') \
+         ON CONFLICT (id) DO UPDATE SET last_seen = now(), shown_until = excluded.shown_until",
+    )
+    .bind::<diesel::sql_types::Uuid, _>(instance)
+    .bind::<diesel::sql_types::Double, _>(behind.as_secs_f64());
+    let tidy = diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"));
+    let all =
+        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
+    let (epoch, rows) = pool
+        .run(async |connection| {
+            let (epoch, _) = identify(connection).await?;
+            beat.execute(connection).await?;
+            tidy.execute(connection).await?;
+            let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = all.load(connection).await?;
+            Ok((epoch, rows))
+        })
+        .await?;
+    let instances = rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until });
+    Ok((epoch, instances.collect()))
 }
 
 pub(super) async fn forget_instance(pool: &Pool, instance: Uuid) -> Result<(), LedgerError> {
-    let mut connection = acquire(pool).await?;
-    diesel::delete(instances::table.find(instance)).execute(&mut connection).await.map_err(|error| classify(&error))?;
+    let delete = diesel::delete(instances::table.find(instance));
+    pool.run(async |connection| delete.execute(connection).await).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ mod ports;
 mod postgres;
 mod programs;
 mod redis;
+pub(crate) mod scripted;
 pub(crate) mod server;
 pub(crate) mod stripe;
 mod supervised;

@@ -1,0 +1,1 @@
+ALTER TABLE IF EXISTS instances DROP COLUMN IF EXISTS shown_until;

@@ -1,0 +1,349 @@
+//! The actor room by its public handle, over a ledger that fails where the test says so: order per user, bounds, and what is
+//! remembered after what.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    future::{Either, join_all, select},
+    poll,
+};
+use tollgate::{
+    actor::{ActorLimits, ApplyError, Entitlements},
+    cache::{RedisCache, RedisSettings},
+    domain::{event::Outcome, id::UserId},
+    ledger::{Epoch, LedgerError},
+};
+use uuid::Uuid;
+
+use crate::harness::{
+    RedisServer, eventually,
+    scripted::{Fault, ScriptedLedger, delivery},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const LIMITS: ActorLimits = ActorLimits {
+    arbiters: 2,
+    idle: Duration::from_secs(60),
+    live_max: 1000,
+    per_user_max: 64,
+    reply_timeout: PATIENCE,
+    commit_timeout: PATIENCE,
+    cache_budget: Duration::from_millis(50),
+    lanes: 1,
+    queue_max: 8192,
+    batch_max: 256,
+};
+
+/// The actors of one test; they end with it.
+struct Stage {
+    ledger: ScriptedLedger,
+    entitlements: Entitlements,
+}
+
+impl Stage {
+    /// Without Redis: nothing listens on port 1.
+    fn new(limits: ActorLimits) -> Self {
+        Self::with_redis("redis://127.0.0.1:1", limits)
+    }
+
+    fn with_redis(url: &str, limits: ActorLimits) -> Self {
+        Self::of(&ScriptedLedger::new(), url, limits)
+    }
+
+    /// One more replica on the same ledger.
+    fn of(ledger: &ScriptedLedger, url: &str, limits: ActorLimits) -> Self {
+        let cache = RedisCache::new(url, RedisSettings::default()).unwrap();
+        let entitlements = Entitlements::start(Arc::new(ledger.clone()), cache, limits);
+        Self { ledger: ledger.clone(), entitlements }
+    }
+
+    async fn apply(&self, user: UserId, event: &str) -> Result<Outcome, ApplyError> {
+        self.entitlements.apply(delivery(user, event)).await
+    }
+
+    /// A change whose caller does not wait here.
+    fn spawn(&self, user: UserId, event: &str) -> tokio::task::JoinHandle<Result<Outcome, ApplyError>> {
+        let (entitlements, change) = (self.entitlements.clone(), delivery(user, event));
+        tokio::spawn(async move { entitlements.apply(change).await })
+    }
+
+    async fn until_begun(&self, batches: usize) {
+        eventually(PATIENCE, "the lane has taken the batch", || async { self.ledger.batches().len() == batches }).await;
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.ledger.open_gate();
+        self.entitlements.stop();
+    }
+}
+
+/// Users by number: even and odd ones take different lanes where there are two.
+fn user(number: u128) -> UserId {
+    UserId::from(Uuid::from_u128(number))
+}
+
+#[actix_web::test]
+async fn a_duplicate_is_known_without_asking_the_ledger() {
+    let stage = Stage::new(LIMITS);
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(stage.ledger.asked_about("evt_1"), 1);
+}
+
+#[actix_web::test]
+async fn another_replica_finds_the_mark_in_redis_and_does_not_ask_the_ledger() {
+    let redis = RedisServer::start().await;
+    let one = Stage::with_redis(&redis.url(), LIMITS);
+    let two = Stage::of(&one.ledger, &redis.url(), LIMITS);
+    assert_eq!(one.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    eventually(PATIENCE, "the mark is there", || async { redis.get("webhook:event:evt_1").await.is_some() }).await;
+    assert_eq!(two.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(one.ledger.asked_about("evt_1"), 1);
+    // A restored database does not believe the marks of the one it replaces.
+    one.ledger.set_epoch("second");
+    assert_eq!(two.apply(user(2), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(one.ledger.asked_about("evt_1"), 2);
+}
+
+#[actix_web::test]
+async fn an_epoch_that_changes_voids_what_actors_remember() {
+    let stage = Stage::new(LIMITS);
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    stage.ledger.set_epoch("second");
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(stage.ledger.asked_about("evt_1"), 2, "the memory was of another ledger");
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(stage.ledger.asked_about("evt_1"), 2, "and is of this one now");
+}
+
+/// The memory is gone if, after `fault`, the actor asks the ledger about what it had done before.
+async fn assert_reloads_after(fault: Fault, expected: ApplyError, again: Outcome) {
+    let stage = Stage::new(LIMITS);
+    assert_eq!(stage.apply(user(1), "evt_before").await, Ok(Outcome::Applied));
+    stage.ledger.fail("evt_1", fault);
+    assert_eq!(stage.apply(user(1), "evt_1").await, Err(expected));
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(again), "the redelivery finds out");
+    assert_eq!(stage.apply(user(1), "evt_before").await, Ok(Outcome::Duplicate));
+    assert_eq!(stage.ledger.asked_about("evt_before"), 2);
+    assert_eq!(stage.entitlements.live(), 1);
+}
+
+#[actix_web::test]
+async fn after_a_lane_that_panicked_the_outcome_is_unknown_and_the_actor_reloads() {
+    assert_reloads_after(Fault::LanePanics, ApplyError::InDoubt, Outcome::Applied).await;
+}
+
+#[actix_web::test]
+async fn after_a_lost_commit_reply_the_actor_reloads() {
+    assert_reloads_after(Fault::CommitsInDoubt, ApplyError::InDoubt, Outcome::Duplicate).await;
+}
+
+#[actix_web::test]
+async fn messages_that_wait_behind_a_doubtful_one_are_not_lost() {
+    let stage = Stage::new(LIMITS);
+    stage.ledger.close_gate();
+    stage.ledger.fail("evt_1", Fault::LanePanics);
+    let first = stage.spawn(user(1), "evt_1");
+    stage.until_begun(1).await;
+    let mut waiting: Vec<_> =
+        (2..10).map(|n| Box::pin(stage.entitlements.apply(delivery(user(1), &format!("evt_{n}"))))).collect();
+    for change in &mut waiting {
+        assert!(poll!(change.as_mut()).is_pending());
+    }
+    stage.ledger.open_gate();
+    assert_eq!(first.await.unwrap(), Err(ApplyError::InDoubt));
+    assert_eq!(join_all(waiting).await, [Ok(Outcome::Applied); 8], "the actor stopped; its mailbox did not");
+}
+
+#[actix_web::test]
+async fn a_change_that_panics_is_answered_and_harms_nobody() {
+    let stage = Stage::new(LIMITS);
+    stage.ledger.fail("evt_1", Fault::Answers(LedgerError::Panicked));
+    assert_eq!(stage.apply(user(1), "evt_1").await, Err(ApplyError::Panicked));
+    assert_eq!(stage.apply(user(1), "evt_2").await, Ok(Outcome::Applied));
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+}
+
+#[actix_web::test]
+async fn what_the_ledger_could_not_do_is_not_remembered_as_done() {
+    let stage = Stage::new(LIMITS);
+    let refused = LedgerError::Refused { sqlstate: "23503".into(), constraint: "fk".into() };
+    for (error, expected) in [
+        (LedgerError::Unavailable("down".into()), ApplyError::Unavailable),
+        (LedgerError::Contended, ApplyError::Unavailable),
+        (refused, ApplyError::Refused),
+    ] {
+        stage.ledger.fail("evt_1", Fault::Answers(error));
+        assert_eq!(stage.apply(user(1), "evt_1").await, Err(expected));
+    }
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+}
+
+#[actix_web::test]
+async fn changes_of_one_user_never_overlap_and_those_of_different_users_share_batches() {
+    let stage = Stage::new(LIMITS);
+    let mut wave = 0;
+    // Whether two users meet in the queue is up to the scheduler: waves until they have.
+    while stage.ledger.batches().iter().all(|batch| batch.len() < 2) || wave < 5 {
+        wave += 1;
+        assert!(wave < 500, "no two users ever shared a batch");
+        let changes = (0..64).map(|n| stage.spawn(user(n % 8), &format!("evt_{wave}x{n}")));
+        for change in join_all(changes.collect::<Vec<_>>()).await {
+            assert_eq!(change.unwrap(), Ok(Outcome::Applied));
+        }
+    }
+    for batch in stage.ledger.batches() {
+        let mut users: Vec<UserId> = batch.iter().map(|(user, _)| *user).collect();
+        users.sort_unstable();
+        users.dedup();
+        assert_eq!(users.len(), batch.len(), "a user twice in one batch: {batch:?}");
+    }
+}
+
+#[actix_web::test]
+async fn a_users_changes_are_applied_in_the_order_of_their_arrival() {
+    let stage = Stage::new(LIMITS);
+    assert_eq!(stage.apply(user(1), "evt_0").await, Ok(Outcome::Applied));
+    stage.ledger.close_gate();
+    let mut changes: Vec<_> =
+        (1..40).map(|n| Box::pin(stage.entitlements.apply(delivery(user(1), &format!("evt_{n}"))))).collect();
+    for change in &mut changes {
+        assert!(poll!(change.as_mut()).is_pending());
+    }
+    stage.ledger.open_gate();
+    join_all(changes).await;
+    let order: Vec<String> = stage.ledger.batches().concat().into_iter().map(|(_, id)| id.to_string()).collect();
+    assert_eq!(order, (0..40).map(|n| format!("evt_{n}")).collect::<Vec<_>>());
+}
+
+#[actix_web::test]
+async fn a_caller_that_hangs_up_cancels_nothing() {
+    let stage = Stage::new(LIMITS);
+    stage.ledger.close_gate();
+    let caller = stage.spawn(user(1), "evt_1");
+    stage.until_begun(1).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    stage.ledger.open_gate();
+    eventually(PATIENCE, "it is committed", || async { stage.ledger.has("evt_1") }).await;
+    eventually(PATIENCE, "readers are to be shown it", || async { stage.entitlements.unpublished() == 1 }).await;
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+}
+
+#[actix_web::test]
+async fn a_user_with_too_much_waiting_is_refused_at_once_and_others_go_on() {
+    let stage = Stage::new(ActorLimits { per_user_max: 4, lanes: 2, ..LIMITS });
+    let (busy, other) = (user(2), user(3));
+    assert_eq!(stage.apply(other, "evt_warm").await, Ok(Outcome::Applied));
+    stage.ledger.close_gate();
+    let first = stage.spawn(busy, "evt_1");
+    stage.until_begun(2).await;
+    let mut waiting: Vec<_> =
+        (2..5).map(|n| Box::pin(stage.entitlements.apply(delivery(busy, &format!("evt_{n}"))))).collect();
+    for change in &mut waiting {
+        assert!(poll!(change.as_mut()).is_pending());
+    }
+    let mut one_too_many = Box::pin(stage.apply(busy, "evt_5"));
+    assert_eq!(poll!(one_too_many.as_mut()), std::task::Poll::Ready(Err(ApplyError::Busy)));
+    let beside = stage.spawn(other, "evt_6");
+    stage.until_begun(3).await;
+    stage.ledger.open_gate();
+    assert_eq!(beside.await.unwrap(), Ok(Outcome::Applied));
+    assert_eq!(first.await.unwrap(), Ok(Outcome::Applied));
+    assert_eq!(join_all(waiting).await, [Ok(Outcome::Applied); 3]);
+    assert_eq!(stage.apply(busy, "evt_5").await, Ok(Outcome::Applied), "there is room again");
+}
+
+#[actix_web::test]
+async fn a_full_queue_is_an_answer_and_not_a_wait() {
+    let stage = Stage::new(ActorLimits { queue_max: 1, ..LIMITS });
+    stage.ledger.close_gate();
+    let first = stage.spawn(user(1), "evt_1");
+    stage.until_begun(1).await;
+    // The lane is at work and its queue holds one: of two more, one is refused at once and one waits.
+    let two = select(stage.spawn(user(2), "evt_2"), stage.spawn(user(3), "evt_3"));
+    let (Either::Left((refused, waits)) | Either::Right((refused, waits))) = two.await;
+    assert_eq!(refused.unwrap(), Err(ApplyError::Busy));
+    stage.ledger.open_gate();
+    assert_eq!(waits.await.unwrap(), Ok(Outcome::Applied));
+    assert_eq!(first.await.unwrap(), Ok(Outcome::Applied));
+}
+
+#[actix_web::test]
+async fn no_more_actors_live_than_may() {
+    let stage = Stage::new(ActorLimits { live_max: 2, ..LIMITS });
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    assert_eq!(stage.apply(user(2), "evt_2").await, Ok(Outcome::Applied));
+    assert_eq!(stage.apply(user(3), "evt_3").await, Err(ApplyError::Busy));
+    assert_eq!(stage.apply(user(1), "evt_4").await, Ok(Outcome::Applied), "those that live go on");
+}
+
+#[actix_web::test]
+async fn an_idle_actor_is_let_go_and_the_next_message_finds_a_fresh_one() {
+    let stage = Stage::new(ActorLimits { idle: Duration::from_secs(1), ..LIMITS });
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    assert_eq!(stage.entitlements.live(), 1);
+    eventually(PATIENCE, "nobody lives", || async { stage.entitlements.live() == 0 }).await;
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(stage.ledger.asked_about("evt_1"), 2, "its memory went with it");
+    assert_eq!(stage.entitlements.live(), 1);
+}
+
+#[actix_web::test]
+async fn an_actor_at_work_is_not_let_go() {
+    let stage = Stage::new(ActorLimits { idle: Duration::from_secs(1), ..LIMITS });
+    assert_eq!(stage.apply(user(2), "evt_0").await, Ok(Outcome::Applied));
+    stage.ledger.close_gate();
+    let slow = stage.spawn(user(1), "evt_1");
+    stage.until_begun(2).await;
+    eventually(PATIENCE, "only the idle one is let go", || async { stage.entitlements.live() == 1 }).await;
+    stage.ledger.open_gate();
+    assert_eq!(slow.await.unwrap(), Ok(Outcome::Applied));
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Duplicate));
+    assert_eq!(stage.ledger.asked_about("evt_1"), 1, "it is still the same one");
+}
+
+#[actix_web::test]
+async fn what_readers_were_not_shown_is_shown_later() {
+    let redis = RedisServer::start().await;
+    let stage = Stage::with_redis(&redis.url(), LIMITS);
+    redis.stop().await;
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    assert_eq!(stage.entitlements.unpublished(), 1);
+    redis.start_again().await;
+    eventually(PATIENCE, "it is shown", || async {
+        stage.entitlements.republish_due(Duration::ZERO, 10).await;
+        stage.entitlements.unpublished() == 0
+    })
+    .await;
+    assert_eq!(redis.get(&format!("entitlements:{}", user(1))).await.as_deref(), Some("PRO"));
+}
+
+/// The application deletes a user whose newest state has not been shown yet: what the ledger says now is the newest.
+#[actix_web::test]
+async fn a_user_the_ledger_has_forgotten_does_not_wait_for_ever() {
+    let redis = RedisServer::start().await;
+    let stage = Stage::with_redis(&redis.url(), LIMITS);
+    redis.stop().await;
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    assert_eq!(stage.entitlements.unpublished(), 1);
+    stage.ledger.forget_user(user(1));
+    redis.start_again().await;
+    eventually(PATIENCE, "nothing waits any more", || async {
+        stage.entitlements.republish_due(Duration::ZERO, 10).await;
+        stage.entitlements.unpublished() == 0
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_stopped_room_refuses_instead_of_hanging() {
+    let stage = Stage::new(ActorLimits { reply_timeout: Duration::from_secs(2), ..LIMITS });
+    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
+    stage.entitlements.stop();
+    eventually(PATIENCE, "changes are refused", || async { stage.apply(user(2), "evt_2").await.is_err() }).await;
+    assert_eq!(tollgate::ledger::Ledger::epoch(&stage.ledger), Epoch::new("first"));
+}

@@ -1,0 +1,293 @@
+//! A ledger without a database that keeps its books in memory and fails exactly where a test says so.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
+use tollgate::{
+    domain::{
+        change::{Cause, Change, Effect},
+        entitlement::Entitlement,
+        event::{EventRecord, Outcome},
+        grant::{Grant, GrantStatus, Source, SourceKind},
+        id::{EventId, SessionId, UserId},
+        level::Level,
+    },
+    ledger::{
+        ChangedState, Committed, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord,
+        Ticket,
+    },
+};
+use uuid::Uuid;
+
+/// What happens to one entry instead of its commit.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// The lane panics with the whole batch in its hands.
+    LanePanics,
+    /// The entry gets this answer; nothing is written.
+    Answers(LedgerError),
+    /// It is written, and the answer is lost.
+    CommitsInDoubt,
+}
+
+/// See the [module](self). Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ScriptedLedger {
+    books: Arc<Mutex<Books>>,
+    /// Closed: batches that have been taken wait.
+    gate: Arc<watch::Sender<bool>>,
+}
+
+struct Books {
+    epoch: Epoch,
+    states: HashMap<UserId, Entitlement>,
+    inbox: HashSet<EventId>,
+    faults: HashMap<EventId, Fault>,
+    batches: Vec<Vec<(UserId, EventId)>>,
+    clock_failures: u32,
+    sweep_panics: u32,
+    sweeps: u32,
+}
+
+impl ScriptedLedger {
+    pub(crate) fn new() -> Self {
+        let books = Books {
+            epoch: Epoch::new("first"),
+            states: HashMap::new(),
+            inbox: HashSet::new(),
+            faults: HashMap::new(),
+            batches: Vec::new(),
+            clock_failures: 0,
+            sweep_panics: 0,
+            sweeps: 0,
+        };
+        Self { books: Arc::new(Mutex::new(books)), gate: Arc::new(watch::Sender::new(true)) }
+    }
+
+    /// The fault that the entry of this event meets, once.
+    pub(crate) fn fail(&self, event: &str, fault: Fault) {
+        self.books().faults.insert(EventId::parse(event).unwrap(), fault);
+    }
+
+    /// From now on batches are taken and not decided.
+    pub(crate) fn close_gate(&self) {
+        self.gate.send_replace(false);
+    }
+
+    pub(crate) fn open_gate(&self) {
+        self.gate.send_replace(true);
+    }
+
+    /// Every batch that any lane has taken, decided or not.
+    pub(crate) fn batches(&self) -> Vec<Vec<(UserId, EventId)>> {
+        self.books().batches.clone()
+    }
+
+    /// How often a lane was asked about this event.
+    pub(crate) fn asked_about(&self, event: &str) -> usize {
+        self.batches().iter().flatten().filter(|(_, id)| id.as_str() == event).count()
+    }
+
+    pub(crate) fn has(&self, event: &str) -> bool {
+        self.books().inbox.contains(&EventId::parse(event).unwrap())
+    }
+
+    /// As after a restore from a backup.
+    pub(crate) fn set_epoch(&self, epoch: &str) {
+        self.books().epoch = Epoch::new(epoch);
+    }
+
+    /// As when the application deletes a user.
+    pub(crate) fn forget_user(&self, user: UserId) {
+        self.books().states.remove(&user);
+    }
+
+    /// A state that some other replica has written.
+    pub(crate) fn write(&self, user: UserId, entitlement: Entitlement) {
+        self.books().states.insert(user, entitlement);
+    }
+
+    /// The clock cannot be asked, so many times.
+    pub(crate) fn fail_clock(&self, times: u32) {
+        self.books().clock_failures = times;
+    }
+
+    /// The sweep over levels whose time is over panics, so many times.
+    pub(crate) fn panic_in_sweeps(&self, times: u32) {
+        self.books().sweep_panics = times;
+    }
+
+    /// Sweeps that ended well.
+    pub(crate) fn sweeps(&self) -> u32 {
+        self.books().sweeps
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn commit(&mut self, user: UserId, event: &EventId) -> Committed {
+        let state = self.states.entry(user).or_insert_with(Entitlement::none);
+        let outcome = if self.inbox.insert(event.clone()) {
+            let version = state.version + 1;
+            let expires_at = Some(Utc::now() + TimeDelta::days(30));
+            *state = Entitlement { level: Level::parse("PRO").unwrap(), expires_at, version };
+            Outcome::Applied
+        } else {
+            Outcome::Duplicate
+        };
+        Committed { outcome, entitlement: Some(state.clone()) }
+    }
+}
+
+struct ScriptedLane {
+    ledger: ScriptedLedger,
+}
+
+#[async_trait]
+impl Lane for ScriptedLane {
+    async fn commit(&mut self, batch: Vec<Ticket>) {
+        let named = |ticket: &Ticket| {
+            let event = ticket.entry.event().expect("tests deliver events").id.clone();
+            (ticket.entry.user().expect("tests deliver changes"), event)
+        };
+        self.ledger.books().batches.push(batch.iter().map(named).collect());
+        self.ledger.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
+        for ticket in batch {
+            let (user, event) = named(&ticket);
+            let fault = self.ledger.books().faults.remove(&event);
+            let result = match fault {
+                None => Ok(self.ledger.books().commit(user, &event)),
+                Some(Fault::LanePanics) => panic!("the script says so"),
+                Some(Fault::Answers(error)) => Err(error),
+                Some(Fault::CommitsInDoubt) => {
+                    self.ledger.books().commit(user, &event);
+                    Err(LedgerError::InDoubt)
+                }
+            };
+            (ticket.reply)(result);
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for ScriptedLedger {
+    fn epoch(&self) -> Epoch {
+        self.books().epoch.clone()
+    }
+
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(ScriptedLane { ledger: self.clone() })
+    }
+
+    async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
+        Ok(self.books().states.get(&user).cloned().unwrap_or_else(Entitlement::none))
+    }
+
+    async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn changed_between(
+        &self,
+        _: DateTime<Utc>,
+        _: DateTime<Utc>,
+        _: u32,
+    ) -> Result<Vec<ChangedState>, LedgerError> {
+        let changed = |(user, entitlement): (&UserId, &Entitlement)| ChangedState {
+            user: *user,
+            entitlement: entitlement.clone(),
+            changed_at: Utc::now(),
+        };
+        Ok(self.books().states.iter().map(changed).collect())
+    }
+
+    async fn lapsed(&self, _: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        let mut books = self.books();
+        if books.sweep_panics > 0 {
+            books.sweep_panics -= 1;
+            panic!("the script says so");
+        }
+        books.sweeps += 1;
+        Ok(vec![])
+    }
+
+    async fn parked_due(&self, _: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn session(&self, _: UserId, _: &SessionId) -> Result<Option<SessionRecord>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn claim_key(&self, _: UserId, _: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { level: level.clone(), attempt: 1 })
+    }
+
+    async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn beat(&self, id: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
+        let now = Utc::now();
+        Ok(vec![Instance { id, last_seen: now, shown_until: now - behind }])
+    }
+
+    async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
+        let mut books = self.books();
+        if books.clock_failures > 0 {
+            books.clock_failures -= 1;
+            return Err(LedgerError::Unavailable("the script says so".into()));
+        }
+        Ok(Utc::now())
+    }
+}
+
+/// A delivery of an event that gives the user PRO for a month.
+pub(crate) fn delivery(user: UserId, event: &str) -> Change {
+    let id = EventId::parse(event).unwrap();
+    let created = Utc::now();
+    let record = EventRecord {
+        id: id.clone(),
+        kind: "checkout.session.completed".into(),
+        object_id: None,
+        created,
+        livemode: false,
+        api_version: None,
+        object_hash: [0; 32],
+        payload: Bytes::new(),
+    };
+    let grant = Grant {
+        source: Source { kind: SourceKind::Checkout, id: event.into() },
+        level: Level::parse("PRO").unwrap(),
+        status: GrantStatus::Active,
+        period_end: created + TimeDelta::days(30),
+        reported_at: created,
+        event: Some(id),
+        session: None,
+        payment_intent: None,
+        customer: None,
+    };
+    Change { user, cause: Cause::Delivery(record), effect: Effect::Purchase(grant) }
+}

@@ -1,0 +1,132 @@
+//! What runs beside requests, in this process: what readers lack is known to all replicas, and made good whatever fails first.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{TimeDelta, Utc};
+use tollgate::{
+    actor::{ActorLimits, Entitlements},
+    cache::{RedisCache, RedisSettings},
+    domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
+    intake::Interpreter,
+    ledger::Ledger,
+    upkeep::{Rhythm, RunningUpkeep, Upkeep},
+};
+use uuid::Uuid;
+
+use crate::{
+    harness::{
+        RedisServer, TestDatabase, eventually,
+        scripted::{ScriptedLedger, delivery},
+    },
+    ledger::{built_in, commit_one, ledger_on, purchase, user},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What would help by and by must not hide what does not help at once.
+const NEVER: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_millis(20);
+
+const LIMITS: ActorLimits = ActorLimits {
+    arbiters: 1,
+    idle: Duration::from_secs(60),
+    live_max: 1000,
+    per_user_max: 64,
+    reply_timeout: PATIENCE,
+    commit_timeout: PATIENCE,
+    cache_budget: Duration::from_millis(50),
+    lanes: 1,
+    queue_max: 8192,
+    batch_max: 256,
+};
+
+/// A replica without a front.
+struct Replica {
+    entitlements: Entitlements,
+    _upkeep: RunningUpkeep,
+}
+
+impl Replica {
+    fn start(ledger: Arc<dyn Ledger>, redis_url: &str, rhythm: Rhythm) -> Self {
+        let cache = RedisCache::new(redis_url, RedisSettings::default()).unwrap();
+        let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), LIMITS);
+        let interpreter = Interpreter::new(built_in(), Some(false));
+        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();
+        Self { entitlements, _upkeep: upkeep }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.entitlements.stop();
+    }
+}
+
+fn level_key(user: UserId) -> String {
+    format!("entitlements:{user}")
+}
+
+#[actix_web::test]
+async fn a_replica_tells_since_when_readers_lack_something() {
+    let database = TestDatabase::new().await;
+    let ledger = ledger_on(&database).await;
+    let rhythm = Rhythm { beat: SOON, ..Rhythm::default() };
+    let replica = Replica::start(ledger, "redis://127.0.0.1:1", rhythm);
+    assert_eq!(replica.entitlements.apply(delivery(user(), "evt_1")).await, Ok(Outcome::Applied));
+    let behind = "SELECT last_seen - shown_until > interval '1 second' AND \
+                  shown_until > now() - interval '1 minute' FROM instances";
+    eventually(PATIENCE, "it is behind", || async { database.query(behind).await == [[Some("t".to_owned())]] }).await;
+}
+
+/// The cache write had waited for an hour when its replica died a moment after its last beat.
+#[actix_web::test]
+async fn what_a_dead_replica_left_long_before_its_last_beat_is_shown() {
+    let (database, redis) = (TestDatabase::new().await, RedisServer::start().await);
+    let ledger = ledger_on(&database).await;
+    let buyer = user();
+    commit_one(&mut *ledger.lane(), purchase(buyer, "evt_1", "cs_1")).await;
+    database.execute("UPDATE entitlement_state SET changed_at = now() - interval '1 hour'").await;
+    ledger.beat(Uuid::new_v4(), Duration::from_secs(3600)).await.unwrap();
+    let rhythm = Rhythm { compare: NEVER, ..Rhythm::default() };
+    let _replica = Replica::start(ledger, &redis.url(), rhythm);
+    eventually(PATIENCE, "readers see what was bought", || async {
+        redis.get(&level_key(buyer)).await.as_deref() == Some("PRO")
+    })
+    .await;
+}
+
+/// Redis comes back, and the ledger has a hiccup at that very moment.
+#[actix_web::test]
+async fn what_was_missed_in_an_outage_is_shown_although_the_first_attempt_fails() {
+    let redis = RedisServer::start().await;
+    let ledger = ScriptedLedger::new();
+    let rhythm = Rhythm { beat: NEVER, compare: NEVER, retry: SOON, probe: SOON, ..Rhythm::default() };
+    let replica = Replica::start(Arc::new(ledger.clone()), &redis.url(), rhythm);
+    eventually(PATIENCE, "Redis is in use", || async { !redis.keys().await.is_empty() }).await;
+    redis.stop().await;
+    let (ours, theirs) = (user(), user());
+    for n in 0..5 {
+        let event = format!("evt_{n}");
+        assert_eq!(replica.entitlements.apply(delivery(ours, &event)).await, Ok(Outcome::Applied));
+    }
+    let pro = Entitlement {
+        level: Level::parse("PRO").unwrap(),
+        expires_at: Some(Utc::now() + TimeDelta::days(30)),
+        version: 1,
+    };
+    ledger.write(theirs, pro);
+    ledger.fail_clock(3);
+    redis.start_again().await;
+    eventually(PATIENCE, "both are shown", || async {
+        redis.get(&level_key(ours)).await.is_some() && redis.get(&level_key(theirs)).await.is_some()
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_loop_that_panics_is_begun_again() {
+    let ledger = ScriptedLedger::new();
+    ledger.panic_in_sweeps(2);
+    let rhythm = Rhythm { beat: SOON, sweep: SOON, ..Rhythm::default() };
+    let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", rhythm);
+    eventually(PATIENCE, "levels end again", || async { ledger.sweeps() > 2 }).await;
+}
