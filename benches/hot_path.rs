@@ -366,7 +366,7 @@ impl Ledger for NoLedger {
         Ok(())
     }
 
-    async fn beat(&self, _: Uuid) -> Result<Vec<Instance>, LedgerError> {
+    async fn beat(&self, _: Uuid, _: Duration) -> Result<Vec<Instance>, LedgerError> {
         Ok(Vec::new())
     }
 

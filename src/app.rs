@@ -232,7 +232,7 @@ fn actor_limits(config: &Config) -> ActorLimits {
         reply_timeout: config.actor.reply_timeout,
         commit_timeout: config.ledger.commit_timeout.saturating_add(Duration::from_millis(500)),
         cache_budget: config.cache.deadline,
-        lanes: config.ledger.lanes,
+        lanes: config.ledger.lanes.unwrap_or(config.actor.threads),
         queue_max: LANE_QUEUE,
         batch_max: config.ledger.batch_max,
     }

@@ -36,7 +36,7 @@ impl ActorConfig {
         let reply_timeout = reader.value(&setting::REPLY_TIMEOUT, duration_in(SHORTEST..=MINUTE));
         let webhooks_in_flight_max = reader.value(&setting::WEBHOOKS_IN_FLIGHT, number_in(1..=1_000_000));
         Some(Self {
-            threads: threads?.unwrap_or_else(cores),
+            threads: threads?.unwrap_or_else(|| cores().div_ceil(2)),
             idle: idle?,
             live_max: live_max?,
             mailbox: mailbox?,

@@ -20,8 +20,8 @@ pub struct LedgerConfig {
     pub database_url: SecretString,
     /// Whether the start migrates.
     pub migrate_on_start: bool,
-    /// Batches committed side by side.
-    pub lanes: usize,
+    /// Batches committed side by side; `None`: one per actor thread.
+    pub lanes: Option<usize>,
     /// Most changes in a batch.
     pub batch_max: usize,
     /// Connections for reading.
@@ -39,7 +39,7 @@ impl LedgerConfig {
         let statement = Duration::from_millis(10)..=MINUTE;
         let database_url = Self::read_url(reader);
         let migrate_on_start = reader.value(&setting::MIGRATE, flag);
-        let lanes = reader.value(&setting::LEDGER_LANES, number_in(1..=64));
+        let lanes = reader.optional(&setting::LEDGER_LANES, number_in(1..=64));
         let batch_max = reader.value(&setting::LEDGER_BATCH_MAX, number_in(1..=10_000));
         let pool_size = reader.value(&setting::LEDGER_POOL, number_in(1..=1_000));
         let statement_timeout = reader.value(&setting::LEDGER_STATEMENT_TIMEOUT, duration_in(statement.clone()));

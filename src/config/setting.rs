@@ -73,7 +73,7 @@ settings! {
             "a PostgreSQL connection URL", "postgres://tollgate:password@127.0.0.1:5432/tollgate";
         open MIGRATE = "TOLLGATE_MIGRATE", Value("true"), "Whether the start brings the database's schema up to date.",
             "true or false", "false";
-        open LEDGER_LANES = "TOLLGATE_LEDGER_LANES", Value("2"), "How many batches are committed side by side.",
+        open LEDGER_LANES = "TOLLGATE_LEDGER_LANES", Computed("one per actor thread"), "How many batches are committed side by side.",
             "a number from 1 to 64", "4";
         open LEDGER_BATCH_MAX = "TOLLGATE_LEDGER_BATCH_MAX", Value("256"), "Most changes that share one transaction.",
             "a number from 1 to 10000", "512";
@@ -129,7 +129,7 @@ settings! {
             "json or pretty", "json";
     }
     "Actors" {
-        open ACTOR_THREADS = "TOLLGATE_ACTOR_THREADS", Computed("one per core"), "Threads that users' actors live on.",
+        open ACTOR_THREADS = "TOLLGATE_ACTOR_THREADS", Computed("one per two cores"), "Threads that users' actors live on.",
             "a number from 1 to 256", "4";
         open ACTOR_IDLE = "TOLLGATE_ACTOR_IDLE", Value("60s"), "After how long without work a user's actor ends.",
             "a duration from 1s to 1d", "5m";

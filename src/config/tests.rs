@@ -39,7 +39,7 @@ fn defaults() {
     assert_eq!(config.server.admin_bind.to_string(), "127.0.0.1:3001");
     assert_eq!(config.server.app_url.as_str(), "http://127.0.0.1:3000/");
     assert_eq!(config.server.log, LogConfig::default());
-    assert_eq!((config.ledger.lanes, config.ledger.batch_max, config.ledger.pool_size), (2, 256, 8));
+    assert_eq!((config.ledger.lanes, config.ledger.batch_max, config.ledger.pool_size), (None, 256, 8));
     assert_eq!(config.ledger.commit_timeout, Duration::from_secs(3));
     assert_eq!(config.cache.deadline, Duration::from_millis(50));
     assert_eq!((config.actor.mailbox, config.actor.webhooks_in_flight_max), (128, 1024));
@@ -254,7 +254,7 @@ fn the_environment_wins_over_the_local_file_and_that_over_the_common_one() {
     write(".env", "TOLLGATE_LEDGER_LANES=3\nTOLLGATE_LEDGER_POOL=3\nTOLLGATE_MAILBOX=65\n");
     write(".env.local", "TOLLGATE_LEDGER_LANES=4\nTOLLGATE_LEDGER_POOL=4\n");
     let config = load(&[("TOLLGATE_LEDGER_LANES", "5")]).unwrap();
-    assert_eq!((config.ledger.lanes, config.ledger.pool_size, config.actor.mailbox), (5, 4, 65));
+    assert_eq!((config.ledger.lanes, config.ledger.pool_size, config.actor.mailbox), (Some(5), 4, 65));
 
     write(".env", "TOLLGATE_MAILBX=65\n");
     write(".env.local", "TOLLGATE_LEDGER_LANES=many\nno assignment\n");
