@@ -1,9 +1,11 @@
 //! The replay test: the same delivery twice is one effect, and the second is skipped, said so, and logged.
 
+use std::time::Duration;
+
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::harness::{event::SessionEvent, server::World};
+use crate::harness::{event::SessionEvent, eventually, server::World};
 
 #[tokio::test]
 async fn the_second_delivery_is_skipped() {
@@ -25,7 +27,10 @@ async fn the_second_delivery_is_skipped() {
 
     let second = server.deliver(&event.json()).await;
     assert_eq!((second.status, second.json), (200, json!({ "ok": true, "idempotent": true })));
-    assert_eq!(server.count_logged("skipped replay", &event.id), 1);
+    eventually(Duration::from_secs(30), "the replay is logged", || async {
+        server.count_logged("skipped replay", &event.id) == 1
+    })
+    .await;
 
     assert_eq!(world.database.value("SELECT count(*) FROM user_entitlements").await, "1");
     assert_eq!(world.database.value("SELECT count(*) FROM stripe_events").await, "1");
@@ -89,5 +94,8 @@ async fn another_object_under_a_known_id_changes_nothing() {
     let server = world.serve().await;
     assert_eq!(server.deliver(&forged.json()).await.json, json!({ "ok": true, "idempotent": true }));
     assert_eq!(world.database.value("SELECT count(*) FROM user_entitlements").await, "1");
-    assert_eq!(server.count_logged("a known event id came with another object: the first one holds", &event.id), 1);
+    eventually(Duration::from_secs(30), "it is logged", || async {
+        server.count_logged("a known event id came with another object: the first one holds", &event.id) == 1
+    })
+    .await;
 }

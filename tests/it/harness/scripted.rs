@@ -266,8 +266,13 @@ impl Ledger for ScriptedLedger {
 
 /// A delivery of an event that gives the user PRO for a month.
 pub(crate) fn delivery(user: UserId, event: &str) -> Change {
+    delivery_after(TimeDelta::zero(), user, event)
+}
+
+/// The same, of an event that is as old as this.
+pub(crate) fn delivery_after(age: TimeDelta, user: UserId, event: &str) -> Change {
     let id = EventId::parse(event).unwrap();
-    let created = Utc::now();
+    let created = Utc::now() - age;
     let record = EventRecord {
         id: id.clone(),
         kind: "checkout.session.completed".into(),
