@@ -249,6 +249,7 @@ impl Entitlements {
             tracing::error!(shard = index, "a router had died: started afresh");
             if !shard.arbiter.spawn_fn(|| {}) {
                 shard.arbiter = Arbiter::new();
+                self.inner.tools.writer.revive(index, self.inner.shards.len(), &shard.arbiter);
             }
             shard.router = start_router(&shard.arbiter, &self.inner.registry, &self.inner.tools, index == 0);
         }

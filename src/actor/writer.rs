@@ -5,7 +5,10 @@
 //! that group commit wants. All database work happens here, never in a request's future: a client that hangs up cancels
 //! nothing.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use actix::Arbiter;
 use futures::FutureExt;
@@ -19,8 +22,11 @@ use crate::{
 
 /// See the [module](self).
 pub(super) struct LedgerWriter {
-    lanes: Vec<mpsc::Sender<Ticket>>,
+    lanes: Vec<RwLock<mpsc::Sender<Ticket>>>,
+    ledger: Arc<dyn Ledger>,
     unpublished: Arc<Unpublished>,
+    queue_max: usize,
+    batch_max: usize,
 }
 
 impl LedgerWriter {
@@ -32,12 +38,18 @@ impl LedgerWriter {
         batch_max: usize,
         unpublished: Arc<Unpublished>,
     ) -> Self {
-        let lanes = arbiters.iter().cycle().take(lanes.max(1)).map(|arbiter| {
-            let (sender, queue) = mpsc::channel(queue_max);
-            arbiter.spawn(drive(Arc::clone(ledger), queue, batch_max.max(1)));
-            sender
-        });
-        Self { lanes: lanes.collect(), unpublished }
+        let batch_max = batch_max.max(1);
+        let lanes = arbiters.iter().cycle().take(lanes.max(1));
+        let lanes = lanes.map(|arbiter| RwLock::new(start_lane(arbiter, ledger, queue_max, batch_max))).collect();
+        Self { lanes, ledger: Arc::clone(ledger), unpublished, queue_max, batch_max }
+    }
+
+    /// Starts the lanes of a thread that has ended afresh, on the one that replaces it: the `thread`th of `threads`.
+    pub(super) fn revive(&self, thread: usize, threads: usize, arbiter: &Arbiter) {
+        for lane in self.lanes.iter().skip(thread).step_by(threads.max(1)) {
+            *lane.write().unwrap_or_else(PoisonError::into_inner) =
+                start_lane(arbiter, &self.ledger, self.queue_max, self.batch_max);
+        }
     }
 
     /// Hands an entry to its lane. A full queue is an answer, not a wait.
@@ -51,6 +63,7 @@ impl LedgerWriter {
             let _nobody_listens = answer.send(result);
         });
         let lane = self.lanes.get(self.lane_of(user, &entry)).ok_or(ApplyError::Unavailable)?;
+        let lane = lane.read().unwrap_or_else(PoisonError::into_inner);
         lane.try_send(Ticket { entry, reply }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => ApplyError::Busy,
             mpsc::error::TrySendError::Closed(_) => ApplyError::Unavailable,
@@ -69,6 +82,12 @@ impl LedgerWriter {
             }
         }
     }
+}
+
+fn start_lane(arbiter: &Arbiter, ledger: &Arc<dyn Ledger>, queue_max: usize, batch_max: usize) -> mpsc::Sender<Ticket> {
+    let (sender, queue) = mpsc::channel(queue_max);
+    arbiter.spawn(drive(Arc::clone(ledger), queue, batch_max));
+    sender
 }
 
 fn note_commit(unpublished: &Unpublished, user: Option<UserId>, result: &Result<Committed, LedgerError>) {

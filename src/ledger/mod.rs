@@ -42,6 +42,14 @@ impl Epoch {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is the other one with parts missing: parts are joined by hyphens, and each may be unreadable for a while.
+    pub(crate) fn is_part_of(&self, other: &Self) -> bool {
+        self.0.len() < other.0.len() && {
+            let mut parts = other.0.split('-');
+            self.0.split('-').all(|part| parts.any(|other| other == part))
+        }
+    }
 }
 
 impl fmt::Display for Epoch {
@@ -224,4 +232,29 @@ pub trait Ledger: Send + Sync {
 
     /// The database's clock, which proves that it can be reached.
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Epoch;
+
+    #[test]
+    fn an_epoch_with_parts_missing_is_the_same_ledger() {
+        let whole = Epoch::new("1b4e28ba-2fa1-11d2-883f-0016d3cca427-6fc.4001-00000001");
+        for part in [
+            "1b4e28ba-2fa1-11d2-883f-0016d3cca427",
+            "1b4e28ba-2fa1-11d2-883f-0016d3cca427-00000001",
+            "1b4e28ba-2fa1-11d2-883f-0016d3cca427-6fc.4001",
+        ] {
+            assert!(Epoch::new(part).is_part_of(&whole), "{part}");
+        }
+        for other in [
+            "1b4e28ba-2fa1-11d2-883f-0016d3cca427-6fc.4001-00000002",
+            "1b4e28ba-2fa1-11d2-883f-0016d3cca427-00000002",
+            "2b4e28ba-2fa1-11d2-883f-0016d3cca427",
+        ] {
+            assert!(!Epoch::new(other).is_part_of(&whole), "{other}");
+        }
+        assert!(!whole.is_part_of(&whole), "the same is no part");
+    }
 }

@@ -114,7 +114,7 @@ async fn another_replica_finds_the_mark_in_redis_and_does_not_ask_the_ledger() {
 }
 
 #[actix_web::test]
-async fn an_epoch_that_changes_voids_what_actors_remember() {
+async fn an_epoch_that_changes_voids_what_is_known() {
     let stage = Stage::new(LIMITS);
     assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
     stage.ledger.set_epoch("second");

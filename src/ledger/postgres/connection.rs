@@ -64,7 +64,8 @@ impl EpochSeen {
     /// Takes note of the epoch a fresh connection shows.
     pub(super) fn observe(&self, seen: Epoch) {
         let mut epoch = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if *epoch != seen {
+        // A part that could be read before and cannot now (a limit of time, a privilege taken away) is no other ledger.
+        if *epoch != seen && !seen.is_part_of(&epoch) {
             tracing::warn!(before = %epoch, now = %seen, "the ledger has another epoch: cached values and marks are void");
             *epoch = seen;
         }
