@@ -14,7 +14,10 @@ mod unpublished;
 mod writer;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -77,6 +80,8 @@ struct Inner {
     tools: Arc<Tools>,
     shards: Vec<RwLock<Shard>>,
     limits: ActorLimits,
+    /// Nothing that has ended is started afresh any more.
+    stopped: AtomicBool,
 }
 
 /// A thread with its router.
@@ -120,7 +125,7 @@ impl Entitlements {
                 RwLock::new(Shard { arbiter, router })
             })
             .collect();
-        Self { inner: Arc::new(Inner { registry, tools, shards, limits }) }
+        Self { inner: Arc::new(Inner { registry, tools, shards, limits, stopped: AtomicBool::new(false) }) }
     }
 
     /// Whether this process knows that an event has had its effect. `false` means nothing.
@@ -206,6 +211,7 @@ impl Entitlements {
 
     /// Ends routers, actors and lanes. To be called when no request is under way any more.
     pub fn stop(&self) {
+        self.inner.stopped.store(true, Ordering::Release);
         for shard in &self.inner.shards {
             shard.read().unwrap_or_else(PoisonError::into_inner).arbiter.stop();
         }
@@ -242,6 +248,9 @@ impl Entitlements {
             if shard.router.connected() {
                 return Ok(shard.router.clone());
             }
+        }
+        if self.inner.stopped.load(Ordering::Acquire) {
+            return Err(ApplyError::Unavailable);
         }
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         if !shard.router.connected() {
