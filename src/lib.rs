@@ -12,5 +12,6 @@ pub mod http;
 pub mod intake;
 pub mod ledger;
 pub mod reader;
+mod recent;
 pub mod telemetry;
 pub mod upkeep;

@@ -248,3 +248,17 @@ proptest! {
         prop_assert_eq!(verifier().verify(&token, NOW).is_ok(), token == good);
     }
 }
+
+#[test]
+fn a_token_that_was_good_is_so_until_it_ends_and_no_letter_longer() {
+    let verifier = verifier();
+    let token = forge(r#"{"alg":"HS256","typ":"JWT"}"#, &claims().to_string(), SECRET, Algorithm::HS256);
+    let session = verifier.verify(&token, NOW).unwrap();
+    assert_eq!(verifier.verify(&token, NOW), Ok(session));
+    assert_eq!(verifier.verify(&token, session.expires_at + 5), Err(AuthError::Expired), "remembered or not");
+    for changed in [format!("{token}x"), token[1..].to_owned(), token.to_lowercase()] {
+        assert!(verifier.verify(&changed, NOW).is_err(), "{changed}");
+    }
+    let other = SessionVerifier::new(&SecretString::from("another-secret-of-at-least-32-characters"), None);
+    assert!(other.verify(&token, NOW).is_err(), "nothing is shared between keys");
+}

@@ -42,7 +42,7 @@ pub(super) const ROOMS: &[Room] = &[
     room("reader", &["domain", "ledger", "cache", "metrics"], "a read never touches an actor"),
     room(
         "actor",
-        &["domain", "ledger", "cache", "metrics"],
+        &["domain", "ledger", "cache", "metrics", "recent"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
     room(
@@ -52,9 +52,10 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room("ledger", &["domain", "metrics"], "the truth depends on nothing that may be absent or stale"),
     room("cache", &["domain", "metrics"], "a hint never asks the truth; whoever uses both decides"),
-    room("auth", &["domain", "config"], "whose request it is does not depend on what they own"),
+    room("auth", &["domain", "config", "recent"], "whose request it is does not depend on what they own"),
     room("config", &["domain"], "settings are read before anything exists"),
     room("telemetry", &["config"], "it is set up before anything exists"),
+    room("recent", &[], "a container knows nothing of what it holds"),
     room("metrics", &[], "everybody counts, so it may lean on nobody"),
     room("domain", &[], "it is pure: it cannot fail for reasons outside its arguments"),
 ];
