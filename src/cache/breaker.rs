@@ -23,7 +23,7 @@ pub enum BreakerState {
     Open,
 }
 
-/// See the [module](self).
+/// Keeps requests from waiting for a Redis that does not answer.
 #[derive(Debug, Default)]
 pub struct Breaker {
     open: AtomicBool,

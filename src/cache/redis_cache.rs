@@ -58,7 +58,7 @@ pub enum Published {
     NewerThere,
 }
 
-/// See the [module](self). Cheap to clone.
+/// Redis, as this service uses it. Cheap to clone.
 #[derive(Clone)]
 pub struct RedisCache {
     /// One per thread that asks: a connection's driver runs where it was opened, and asking it from another thread would wake
