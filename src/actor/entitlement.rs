@@ -59,7 +59,7 @@ impl EntitlementActor {
         Self { user, tools }
     }
 
-    /// After a failure: whether this actor still knows where it stands.
+    /// What a caller is told. In doubt, or after a panic, the actor begins again; what waits in its mailbox stays.
     fn settle<T>(
         &mut self,
         result: Result<Result<T, ApplyError>, Box<dyn std::any::Any + Send>>,

@@ -1,6 +1,6 @@
 //! Commits that readers have not been shown yet. An entry goes in with the commit and out only when the cache has that version
 //! or a newer one: a failed cache write is never forgotten while this process lives. (When it dies, `upkeep` republishes what
-//! changed since its last heartbeat.)
+//! changed since everything it had was shown.)
 
 use std::{
     sync::{Mutex, PoisonError},

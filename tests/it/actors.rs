@@ -18,25 +18,12 @@ use uuid::Uuid;
 
 use crate::harness::{
     RedisServer, eventually,
-    scripted::{Fault, ScriptedLedger, delivery, delivery_after},
+    scripted::{Fault, LIMITS, ScriptedLedger, delivery, delivery_after},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = LIMITS.reply_timeout;
 
 const MINUTE: TimeDelta = TimeDelta::minutes(1);
-
-const LIMITS: ActorLimits = ActorLimits {
-    arbiters: 2,
-    idle: Duration::from_secs(60),
-    live_max: 1000,
-    per_user_max: 64,
-    reply_timeout: PATIENCE,
-    commit_timeout: PATIENCE,
-    cache_budget: Duration::from_millis(50),
-    lanes: 1,
-    queue_max: 8192,
-    batch_max: 256,
-};
 
 /// The actors of one test; they end with it.
 struct Stage {

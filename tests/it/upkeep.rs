@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     harness::{
         RedisServer, TestDatabase, eventually,
-        scripted::{ScriptedLedger, delivery},
+        scripted::{self, ScriptedLedger, delivery},
     },
     ledger::{built_in, commit_one, ledger_on, purchase, user},
 };
@@ -26,18 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NEVER: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(20);
 
-const LIMITS: ActorLimits = ActorLimits {
-    arbiters: 1,
-    idle: Duration::from_secs(60),
-    live_max: 1000,
-    per_user_max: 64,
-    reply_timeout: PATIENCE,
-    commit_timeout: PATIENCE,
-    cache_budget: Duration::from_millis(50),
-    lanes: 1,
-    queue_max: 8192,
-    batch_max: 256,
-};
+const LIMITS: ActorLimits = ActorLimits { arbiters: 1, ..scripted::LIMITS };
 
 /// A replica without a front.
 struct Replica {

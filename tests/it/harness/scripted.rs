@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tollgate::{
+    actor::ActorLimits,
     domain::{
         change::{Cause, Change, Effect},
         entitlement::Entitlement,
@@ -263,6 +264,20 @@ impl Ledger for ScriptedLedger {
         Ok(Utc::now())
     }
 }
+
+/// Limits of an actor room that none of its tests should meet unless it sets its own.
+pub(crate) const LIMITS: ActorLimits = ActorLimits {
+    arbiters: 2,
+    idle: Duration::from_secs(60),
+    live_max: 1000,
+    per_user_max: 64,
+    reply_timeout: Duration::from_secs(30),
+    commit_timeout: Duration::from_secs(30),
+    cache_budget: Duration::from_millis(50),
+    lanes: 1,
+    queue_max: 8192,
+    batch_max: 256,
+};
 
 /// A delivery of an event that gives the user PRO for a month.
 pub(crate) fn delivery(user: UserId, event: &str) -> Change {
