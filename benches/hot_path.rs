@@ -22,6 +22,7 @@ use secrecy::SecretString;
 use sha2::Sha256;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tollgate::{
+    activity::Activity,
     actor::{ActorLimits, Entitlements},
     auth::{SessionVerifier, issue},
     cache::{RedisCache, RedisSettings},
@@ -167,7 +168,7 @@ fn actor(c: &mut Criterion) {
     let system = actix::System::new();
     let (entitlements, peer) = system.block_on(async {
         let cache = RedisCache::new("redis://127.0.0.1:1", RedisSettings::default()).unwrap();
-        let entitlements = Entitlements::start(Arc::new(NoLedger), cache, limits());
+        let entitlements = Entitlements::start(Arc::new(NoLedger), cache, Activity::unwatched(), limits());
         // Until the breaker opens.
         for _ in 0..100 {
             entitlements.apply(change(UserId::from(Uuid::new_v4()))).await.unwrap();

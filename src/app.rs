@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::{
+    activity::Activity,
     actor::{ActorLimits, Entitlements},
     auth::{ServiceTokens, SessionVerifier},
     billing::Billing,
@@ -72,7 +73,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // A client's limit below the request's would cut the allowance short.
     let limits = RedisSettings { response: config.cache.deadline.max(REDIS_RESPONSE), ..RedisSettings::default() };
     let cache = RedisCache::new(config.cache.redis_url.expose_secret(), limits).context("REDIS_URL cannot be used")?;
-    let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), actor_limits(&config));
+    let activity = Activity::unwatched();
+    let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), activity.clone(), actor_limits(&config));
     let reader = EntitlementReader::new(cache.clone(), Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
     let livemode = config.stripe.mode().map(StripeMode::livemode);
     let interpreter = Interpreter::new(config.catalogue.clone(), livemode);
@@ -105,6 +107,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         interpreter,
         webhook_secrets: webhook_secrets(&config)?,
         tolerance: Tolerance::STRIPE,
+        activity,
         sessions: SessionVerifier::new(&config.auth.jwt_secret, config.auth.issuer.clone()),
         service_tokens: ServiceTokens::new(&config.auth.service_tokens),
         catalogue: config.catalogue.clone(),

@@ -1,5 +1,6 @@
 //! Tollgate: Stripe payments in, entitlements out.
 
+pub mod activity;
 pub mod actor;
 pub mod app;
 pub mod auth;

@@ -20,6 +20,7 @@ use super::{
     writer::LedgerWriter,
 };
 use crate::{
+    activity::{Activity, Step},
     cache::{Budget, Publication, RedisCache},
     domain::{
         change::{Cause, Change},
@@ -39,6 +40,7 @@ pub(super) struct Tools {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) writer: LedgerWriter,
     pub(super) cache: RedisCache,
+    pub(super) activity: Activity,
     pub(super) unpublished: Arc<Unpublished>,
     pub(super) done: Done,
     /// Time for Redis, per request.
@@ -134,6 +136,8 @@ impl Tools {
         match self.cache.publish(publication, Utc::now(), budget).await {
             Ok(_) => {
                 self.unpublished.published(user, entitlement.version);
+                let Entitlement { level, version, .. } = entitlement;
+                self.activity.tell(Some(user), || Step::CacheWritten { level: level.to_string(), version: *version });
                 true
             }
             Err(error) => {

@@ -35,6 +35,7 @@ use self::{
     writer::LedgerWriter,
 };
 use crate::{
+    activity::Activity,
     cache::RedisCache,
     domain::{
         change::Change,
@@ -93,7 +94,7 @@ struct Shard {
 impl Entitlements {
     /// Starts writer, routers and their threads. To be called within an actix `System`.
     #[must_use]
-    pub fn start(ledger: Arc<dyn Ledger>, cache: RedisCache, limits: ActorLimits) -> Self {
+    pub fn start(ledger: Arc<dyn Ledger>, cache: RedisCache, activity: Activity, limits: ActorLimits) -> Self {
         let unpublished = Arc::new(Unpublished::default());
         let arbiters: Vec<Arbiter> = (0..limits.arbiters.max(1)).map(|_| Arbiter::new()).collect();
         // A user's lane is on the thread of the user's actor: between them nothing has to be woken.
@@ -110,6 +111,7 @@ impl Entitlements {
             ledger,
             writer,
             cache,
+            activity,
             unpublished,
             done: Done::default(),
             cache_budget: limits.cache_budget,

@@ -36,6 +36,7 @@ pub use self::{
 };
 use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
 use crate::{
+    activity::Activity,
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},
     billing::Billing,
@@ -61,6 +62,8 @@ pub struct Parts {
     pub webhook_secrets: Option<WebhookSecrets>,
     /// How old a webhook's signature may be.
     pub tolerance: Tolerance,
+    /// Told what became of events.
+    pub activity: Activity,
     /// Knows users.
     pub sessions: SessionVerifier,
     /// Knows application servers.
@@ -98,6 +101,7 @@ struct Shared {
     interpreter: Interpreter,
     webhook_secrets: Option<WebhookSecrets>,
     tolerance: Tolerance,
+    activity: Activity,
     sessions: SessionVerifier,
     service_tokens: ServiceTokens,
     catalogue: Catalogue,
@@ -121,6 +125,7 @@ impl State {
             interpreter: parts.interpreter,
             webhook_secrets: parts.webhook_secrets,
             tolerance: parts.tolerance,
+            activity: parts.activity,
             sessions: parts.sessions,
             service_tokens: parts.service_tokens,
             catalogue: parts.catalogue,

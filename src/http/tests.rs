@@ -58,12 +58,13 @@ fn parts() -> Parts {
         batch_max: 10,
     };
     Parts {
-        entitlements: Entitlements::start(ledger.clone(), cache.clone(), actors),
+        entitlements: Entitlements::start(ledger.clone(), cache.clone(), Activity::unwatched(), actors),
         reader: EntitlementReader::new(cache, ledger.clone(), actors.cache_budget, 4),
         billing: closed_shop(ledger),
         interpreter: Interpreter::new(catalogue.clone(), Some(false)),
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),
         tolerance: Tolerance::STRIPE,
+        activity: Activity::unwatched(),
         sessions: SessionVerifier::new(&JWT_SECRET.into(), None),
         service_tokens: ServiceTokens::new(&[SERVICE_TOKEN.into()]),
         catalogue,

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::{ApiError, ErrorBody, Shared, body, time};
 use crate::{
+    activity::Step,
     config::ServerConfig,
     domain::{
         event::{EventRecord, IgnoreReason, Outcome},
@@ -28,6 +29,8 @@ use crate::{
 };
 
 const STRIPE_SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
+
+const SUPERSEDED: &str = "superseded by what was known before";
 
 /// [`Replay`], written once.
 const REPLAY: &[u8] = br#"{"ok":true,"idempotent":true}"#;
@@ -121,6 +124,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
         let event = Told::of(envelope.event());
         state.webhook_meters.taken(Outcome::Duplicate);
         event.log(None, Outcome::Duplicate);
+        state.activity.tell(None, || event.step(Outcome::Duplicate));
         return Ok(event.answer(Outcome::Duplicate));
     }
     let meaning = state.interpreter.meaning(envelope);
@@ -135,6 +139,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     })?;
     state.webhook_meters.taken(outcome);
     event.log(user, outcome);
+    state.activity.tell(user, || event.step(outcome));
     Ok(event.answer(outcome))
 }
 
@@ -178,7 +183,7 @@ impl Told {
                 return HttpResponse::Ok().insert_header(ContentType::json()).body(Bytes::from_static(REPLAY));
             }
             Outcome::Applied => (true, false, "event applied"),
-            Outcome::Superseded => (false, false, "superseded by what was known before"),
+            Outcome::Superseded => (false, false, SUPERSEDED),
             Outcome::Ignored(reason) => (false, false, reason.explanation()),
             Outcome::Parked(reason) => (false, true, reason.explanation()),
         };
@@ -193,6 +198,19 @@ impl Told {
             timestamp: Utc::now(),
         });
         body::json(StatusCode::OK, &answer)
+    }
+
+    fn step(&self, outcome: Outcome) -> Step {
+        let (event, kind) = (self.id.to_string(), self.kind.clone());
+        let because =
+            |why: &str| Step::EventNotApplied { event: event.clone(), kind: kind.clone(), why: why.to_owned() };
+        match outcome {
+            Outcome::Duplicate | Outcome::DuplicateWaiting => Step::DuplicateSkipped { event },
+            Outcome::Applied => Step::EventApplied { event, kind },
+            Outcome::Superseded => because(SUPERSEDED),
+            Outcome::Ignored(reason) => because(reason.explanation()),
+            Outcome::Parked(reason) => because(reason.explanation()),
+        }
     }
 
     fn log(&self, user: Option<UserId>, outcome: Outcome) {

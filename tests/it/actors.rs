@@ -9,6 +9,7 @@ use futures::{
     poll,
 };
 use tollgate::{
+    activity::Activity,
     actor::{ActorLimits, ApplyError, Entitlements},
     cache::{RedisCache, RedisSettings},
     domain::{event::Outcome, id::UserId},
@@ -44,7 +45,7 @@ impl Stage {
     /// One more replica on the same ledger.
     fn of(ledger: &ScriptedLedger, url: &str, limits: ActorLimits) -> Self {
         let cache = RedisCache::new(url, RedisSettings::default()).unwrap();
-        let entitlements = Entitlements::start(Arc::new(ledger.clone()), cache, limits);
+        let entitlements = Entitlements::start(Arc::new(ledger.clone()), cache, Activity::unwatched(), limits);
         Self { ledger: ledger.clone(), entitlements }
     }
 

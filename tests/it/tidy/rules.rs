@@ -30,7 +30,7 @@ pub(super) const ROOMS: &[Room] = &[
     free("cli", "each command drives the whole"),
     room(
         "http",
-        &["auth", "intake", "billing", "actor", "reader", "domain", "config", "metrics", "telemetry"],
+        &["activity", "auth", "intake", "billing", "actor", "reader", "domain", "config", "metrics", "telemetry"],
         "it turns bytes into calls and results into statuses; who gets wired to it is app's business",
     ),
     room(
@@ -42,7 +42,7 @@ pub(super) const ROOMS: &[Room] = &[
     room("reader", &["domain", "ledger", "cache", "metrics"], "a read never touches an actor"),
     room(
         "actor",
-        &["domain", "ledger", "cache", "metrics", "recent"],
+        &["activity", "domain", "ledger", "cache", "metrics", "recent"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
     room(
@@ -54,6 +54,7 @@ pub(super) const ROOMS: &[Room] = &[
     room("cache", &["domain", "metrics"], "a hint never asks the truth; whoever uses both decides"),
     room("auth", &["domain", "config", "recent"], "whose request it is does not depend on what they own"),
     room("config", &["domain"], "settings are read before anything exists"),
+    room("activity", &["domain"], "everybody tells it, so it may lean on nobody"),
     room("telemetry", &["config"], "it is set up before anything exists"),
     room("recent", &[], "a container knows nothing of what it holds"),
     room("metrics", &[], "everybody counts, so it may lean on nobody"),
