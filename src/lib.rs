@@ -14,5 +14,6 @@ pub mod intake;
 pub mod ledger;
 pub mod reader;
 mod recent;
+pub mod sandbox;
 pub mod telemetry;
 pub mod upkeep;
