@@ -1,13 +1,19 @@
 //! `tollgate migrate`: the database's schema, and the catalogue's levels in it.
 
+use std::path::Path;
+
 use anyhow::Context;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::{Failure, block_on, print};
 use crate::{
-    config::MigrationConfig,
-    ledger::postgres::{MigrationReport, PostgresLedger},
+    config::{LedgerStore, MigrationConfig},
+    ledger::{
+        MigrationReport,
+        postgres::PostgresLedger,
+        sqlite::{self, Purpose, SqliteLedger},
+    },
 };
 
 /// Arguments of `migrate`.
@@ -26,12 +32,23 @@ struct Done<'a> {
     levels_added: &'a [String],
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = MigrationConfig::from_env()?;
-    let report =
-        block_on(async { Ok(PostgresLedger::migrate(config.database_url.expose_secret(), &config.catalogue).await?) })?;
+pub(super) fn run(args: &Args, data: Option<&Path>) -> Result<(), Failure> {
+    let report = block_on(migrate(MigrationConfig::from_env(data)?))?;
     let text = if args.json { as_json(&report)? } else { as_lines(&report) };
     Ok(print(text)?)
+}
+
+async fn migrate(config: MigrationConfig) -> anyhow::Result<MigrationReport> {
+    match &config.store {
+        LedgerStore::Postgres(url) => Ok(PostgresLedger::migrate(url.expose_secret(), &config.catalogue).await?),
+        // A running server holds the file: it has brought it up to date itself.
+        LedgerStore::Sqlite(path) => {
+            let purpose = if config.sandbox { Purpose::Sandbox } else { Purpose::Stripe };
+            let (_ledger, report) =
+                SqliteLedger::open(path, purpose, sqlite::Limits::default(), config.catalogue).await?;
+            Ok(report)
+        }
+    }
 }
 
 fn as_json(report: &MigrationReport) -> anyhow::Result<String> {

@@ -9,7 +9,7 @@ mod serve;
 mod token;
 mod trigger;
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +20,9 @@ use crate::{config::ConfigErrors, domain::id::UserId};
 #[command(name = "tollgate", version, about = "Stripe payments in, entitlements out")]
 #[command(after_help = "Settings come from the environment, .env.local and .env. Without a command: serve.")]
 pub struct Cli {
+    /// The folder of the embedded ledger, and of the sandbox's objects and keys [default: tollgate-data]
+    #[arg(long, value_name = "DIR", global = true)]
+    data: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -89,11 +92,12 @@ pub fn run() -> ExitCode {
         }
     };
     install_tls();
+    let data = cli.data.as_deref();
     let done = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run(),
-        Command::Migrate(args) => migrate::run(&args),
-        Command::Token(args) => token::run(&args),
-        Command::Trigger(args) => trigger::run(&args),
+        Command::Serve => serve::run(data),
+        Command::Migrate(args) => migrate::run(&args, data),
+        Command::Token(args) => token::run(&args, data),
+        Command::Trigger(args) => trigger::run(&args, data),
         Command::Openapi => openapi::run(),
     };
     done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)

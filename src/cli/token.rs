@@ -1,6 +1,6 @@
 //! `tollgate token`: a session token, to try the interface by hand and from load generators.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use chrono::Utc;
 
@@ -22,8 +22,8 @@ pub struct Args {
 }
 
 /// Prints the token and nothing else.
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let SessionKeyConfig { jwt_secret, issuer } = SessionKeyConfig::from_env()?;
+pub(super) fn run(args: &Args, data: Option<&Path>) -> Result<(), Failure> {
+    let SessionKeyConfig { jwt_secret, issuer } = SessionKeyConfig::from_env(data)?;
     let token = auth::issue(&jwt_secret, issuer.as_deref(), args.user, args.ttl, Utc::now().timestamp())?;
     Ok(print(token)?)
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{parse::web_url, reader::Reader, setting};
+use super::{parse::web_url, reader::Reader, sandbox::Choice, setting};
 
 /// Least length of a token, in characters.
 const TOKEN_LEN_MIN: usize = 16;
@@ -14,8 +14,10 @@ const JWT_SECRET_LEN_MIN: usize = 32;
 /// What requests prove themselves with.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
-    /// Signs session tokens (HS256).
-    pub jwt_secret: SecretString,
+    /// Signs session tokens (HS256). `None`: the sandbox's own key does.
+    pub jwt_secret: Option<SecretString>,
+    /// Why that one.
+    pub choice: Choice,
     /// Who must have issued them, if that is known: `https://<project>.supabase.co/auth/v1`.
     pub issuer: Option<String>,
     /// Any of these reads everybody's entitlements.
@@ -26,8 +28,19 @@ pub struct AuthConfig {
 
 impl AuthConfig {
     /// `admin_bind` is `None` where it is wrong itself.
-    pub(super) fn read(reader: &Reader<'_>, admin_bind: Option<SocketAddr>) -> Option<Self> {
-        let jwt_secret = Self::read_jwt_secret(reader);
+    pub(super) fn read(reader: &Reader<'_>, admin_bind: Option<SocketAddr>, sandbox: bool) -> Option<Self> {
+        let jwt_secret = if sandbox && !reader.is_set(&setting::SUPABASE_JWT_SECRET) {
+            Some(None)
+        } else {
+            Self::read_jwt_secret(reader).map(Some)
+        };
+        let choice = if matches!(jwt_secret, Some(None)) {
+            Choice::without(&setting::SUPABASE_JWT_SECRET, "session tokens of the sandbox")
+        } else if reader.is_set(&setting::SUPABASE_URL) {
+            Choice::by(&setting::SUPABASE_URL, "Supabase session tokens (HS256)")
+        } else {
+            Choice::by(&setting::SUPABASE_JWT_SECRET, "session tokens (HS256)")
+        };
         let issuer = Self::read_issuer(reader);
         let anon_key = reader.token(&setting::SUPABASE_ANON_KEY, TOKEN_LEN_MIN);
         let service_tokens = [setting::SERVICE_TOKEN, setting::SUPABASE_SERVICE_ROLE_KEY].map(|setting| {
@@ -48,6 +61,7 @@ impl AuthConfig {
         anon_key?;
         Some(Self {
             jwt_secret: jwt_secret?,
+            choice,
             issuer: issuer?,
             service_tokens: service_tokens.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten().collect(),
             admin_token: admin_token?,

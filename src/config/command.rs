@@ -5,8 +5,14 @@ use std::path::Path;
 use secrecy::SecretString;
 
 use super::{
-    ConfigErrors, auth::AuthConfig, catalogue, ledger::LedgerConfig, process_environment, reader::Reader, setting,
-    stripe::StripeConfig, with_files,
+    ConfigErrors, LedgerStore, SandboxConfig, SandboxKeys,
+    auth::AuthConfig,
+    catalogue, process_environment,
+    reader::Reader,
+    sandbox,
+    setting::{self, Setting},
+    stripe::StripeConfig,
+    with_files,
 };
 use crate::domain::plan::Catalogue;
 
@@ -24,12 +30,17 @@ impl SessionKeyConfig {
     ///
     /// # Errors
     /// Everything that is wrong with these settings.
-    pub fn from_env() -> Result<Self, ConfigErrors> {
-        from_env(Self::read)
+    pub fn from_env(data: Option<&Path>) -> Result<Self, ConfigErrors> {
+        from_env(data, Self::read)
     }
 
     fn read(reader: &Reader<'_>) -> Option<Self> {
-        let (jwt_secret, issuer) = (AuthConfig::read_jwt_secret(reader), AuthConfig::read_issuer(reader));
+        let setting = &setting::SUPABASE_JWT_SECRET;
+        let jwt_secret = match sandbox_instead_of(reader, setting)? {
+            Some(sandbox) => sandbox_keys(reader, &sandbox, setting).map(|keys| keys.jwt_secret),
+            None => AuthConfig::read_jwt_secret(reader),
+        };
+        let issuer = AuthConfig::read_issuer(reader);
         Some(Self { jwt_secret: jwt_secret?, issuer: issuer? })
     }
 }
@@ -46,11 +57,15 @@ impl WebhookSecretConfig {
     ///
     /// # Errors
     /// Everything that is wrong with these settings.
-    pub fn from_env() -> Result<Self, ConfigErrors> {
-        from_env(Self::read)
+    pub fn from_env(data: Option<&Path>) -> Result<Self, ConfigErrors> {
+        from_env(data, Self::read)
     }
 
     fn read(reader: &Reader<'_>) -> Option<Self> {
+        let setting = &setting::STRIPE_WEBHOOK_SECRET;
+        if let Some(sandbox) = sandbox_instead_of(reader, setting)? {
+            return sandbox_keys(reader, &sandbox, setting).map(|keys| Self { secret: keys.webhook_secret });
+        }
         let secret = StripeConfig::read_webhook_secrets(reader)?.into_iter().next();
         if secret.is_none() {
             reader.wrong(&setting::STRIPE_WEBHOOK_SECRET, "; the same as the server's");
@@ -62,8 +77,10 @@ impl WebhookSecretConfig {
 /// What makes the schema.
 #[derive(Debug, Clone)]
 pub struct MigrationConfig {
-    /// `postgres://…`, with the password.
-    pub database_url: SecretString,
+    /// Where the ledger is.
+    pub store: LedgerStore,
+    /// Whether it is the sandbox's.
+    pub sandbox: bool,
     /// Its levels become the database's.
     pub catalogue: Catalogue,
 }
@@ -73,19 +90,39 @@ impl MigrationConfig {
     ///
     /// # Errors
     /// Everything that is wrong with these settings.
-    pub fn from_env() -> Result<Self, ConfigErrors> {
-        from_env(Self::read)
+    pub fn from_env(data: Option<&Path>) -> Result<Self, ConfigErrors> {
+        from_env(data, Self::read)
     }
 
     fn read(reader: &Reader<'_>) -> Option<Self> {
+        let sandbox = read_sandbox(reader)?;
+        let store = LedgerStore::read(reader, sandbox.as_ref().map(|sandbox| sandbox.directory.as_path()));
         // What a level costs is of no interest to the schema.
-        let (database_url, catalogue) = (LedgerConfig::read_url(reader), catalogue::read(reader, None));
-        Some(Self { database_url: database_url?, catalogue: catalogue? })
+        let catalogue = catalogue::read(reader, None);
+        Some(Self { store: store?.0, sandbox: sandbox.is_some(), catalogue: catalogue? })
     }
 }
 
-fn from_env<T>(read: fn(&Reader<'_>) -> Option<T>) -> Result<T, ConfigErrors> {
-    with_files(process_environment(), Path::new("."), |lookup| from_lookup(lookup, read))
+/// The sandbox, where settings choose it and do not hold the key themselves.
+#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+fn sandbox_instead_of(reader: &Reader<'_>, key: &Setting) -> Option<Option<SandboxConfig>> {
+    if reader.is_set(key) { Some(None) } else { read_sandbox(reader) }
+}
+
+/// The sandbox, where settings choose it.
+#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+fn read_sandbox(reader: &Reader<'_>) -> Option<Option<SandboxConfig>> {
+    let bind = reader.value(&setting::BIND, |text| text.parse().ok());
+    SandboxConfig::read(reader, bind, None, &sandbox::read_data(reader)?)
+}
+
+/// The sandbox's own keys; without them, what could be set instead.
+fn sandbox_keys(reader: &Reader<'_>, sandbox: &SandboxConfig, instead: &Setting) -> Option<SandboxKeys> {
+    SandboxKeys::load(&sandbox.directory).map_err(|error| reader.wrong(instead, &format!("; {error}"))).ok()
+}
+
+fn from_env<T>(data: Option<&Path>, read: fn(&Reader<'_>) -> Option<T>) -> Result<T, ConfigErrors> {
+    with_files(process_environment(data), Path::new("."), |lookup| from_lookup(lookup, read))
 }
 
 fn from_lookup<T>(
@@ -116,20 +153,37 @@ mod tests {
 
     #[test]
     fn each_asks_for_its_own_settings_only() {
-        assert_eq!(names(&[], SessionKeyConfig::read), ["SUPABASE_JWT_SECRET"]);
-        assert_eq!(names(&[], WebhookSecretConfig::read), ["STRIPE_WEBHOOK_SECRET"]);
-        assert_eq!(names(&[], MigrationConfig::read), ["DATABASE_URL"]);
+        let never_started = ("TOLLGATE_DATA", "/nonexistent");
+        assert_eq!(names(&[never_started], SessionKeyConfig::read), ["SUPABASE_JWT_SECRET"]);
+        assert_eq!(names(&[never_started], WebhookSecretConfig::read), ["STRIPE_WEBHOOK_SECRET"]);
+        assert_eq!(names(&[("TOLLGATE_SANDBOX", "false")], MigrationConfig::read), ["DATABASE_URL"]);
+        assert!(names(&[], MigrationConfig::read).is_empty(), "the embedded ledger");
 
         let url = ("NEXT_PUBLIC_SUPABASE_URL", "abc");
         assert_eq!(names(&[url], SessionKeyConfig::read), ["SUPABASE_JWT_SECRET", "NEXT_PUBLIC_SUPABASE_URL"]);
         assert_eq!(names(&[("STRIPE_WEBHOOK_SECRET", "whsec_")], WebhookSecretConfig::read), ["STRIPE_WEBHOOK_SECRET"]);
         let catalogue = ("TOLLGATE_CATALOGUE", "/nonexistent");
-        assert_eq!(names(&[catalogue], MigrationConfig::read), ["DATABASE_URL", "TOLLGATE_CATALOGUE"]);
+        assert_eq!(names(&[url, catalogue], MigrationConfig::read), ["DATABASE_URL", "TOLLGATE_CATALOGUE"]);
 
         assert!(
             names(&[("SUPABASE_JWT_SECRET", "0123456789abcdef0123456789abcdef")], SessionKeyConfig::read).is_empty()
         );
         assert!(names(&[("DATABASE_URL", "postgres://127.0.0.1/db")], MigrationConfig::read).is_empty());
+    }
+
+    #[test]
+    fn the_sandboxs_keys_stand_in_for_settings_that_are_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = SandboxKeys::load_or_create(folder.path()).unwrap();
+        let data = |name: &str| (name == "TOLLGATE_DATA").then(|| folder.path().to_str().unwrap().to_owned());
+        let session = from_lookup(&data, SessionKeyConfig::read).unwrap();
+        assert_eq!(session.jwt_secret.expose_secret(), keys.jwt_secret.expose_secret());
+        let webhook = from_lookup(&data, WebhookSecretConfig::read).unwrap();
+        assert_eq!(webhook.secret.expose_secret(), keys.webhook_secret.expose_secret());
+
+        let set = |name: &str| if name == "SUPABASE_JWT_SECRET" { Some("s".repeat(32)) } else { data(name) };
+        let session = from_lookup(&set, SessionKeyConfig::read).unwrap();
+        assert_eq!(session.jwt_secret.expose_secret(), "s".repeat(32));
     }
 
     #[test]

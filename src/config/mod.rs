@@ -14,21 +14,25 @@ mod cache;
 pub mod catalogue;
 mod checkout;
 mod command;
+mod keys;
 mod ledger;
 mod parse;
 mod reader;
+mod sandbox;
 mod server;
 mod setting;
 mod stripe;
 
 pub use actor::ActorConfig;
 pub use auth::AuthConfig;
-pub use cache::CacheConfig;
+pub use cache::{CacheConfig, CacheStore};
 pub use checkout::CheckoutConfig;
 pub use command::{MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
-pub use ledger::LedgerConfig;
+pub use keys::{KeysError, SandboxKeys};
+pub use ledger::{LedgerConfig, LedgerStore};
 pub(crate) use parse::duration;
 pub use reader::{ConfigError, ConfigErrors};
+pub use sandbox::{Choice, SandboxConfig};
 pub use server::{LogConfig, LogFormat, ServerConfig};
 pub use setting::{SETTINGS, Setting, WhenUnset, env_example, markdown};
 pub use stripe::{StripeConfig, StripeKey, StripeMode};
@@ -40,9 +44,11 @@ pub struct Config {
     pub server: ServerConfig,
     /// The Stripe account.
     pub stripe: StripeConfig,
+    /// The local look-alike that takes the account's place, if it does.
+    pub sandbox: Option<SandboxConfig>,
     /// The database.
     pub ledger: LedgerConfig,
-    /// Redis.
+    /// Redis, or none.
     pub cache: CacheConfig,
     /// Who may ask.
     pub auth: AuthConfig,
@@ -57,12 +63,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the process environment, `.env.local` and `.env`.
+    /// Reads the process environment, `.env.local` and `.env`. What the command line names wins.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub fn from_env() -> Result<Self, ConfigErrors> {
-        Self::from_environment_and_files(process_environment(), Path::new("."))
+    pub fn from_env(data: Option<&Path>) -> Result<Self, ConfigErrors> {
+        Self::from_environment_and_files(process_environment(data), Path::new("."))
     }
 
     fn from_environment_and_files(variables: HashMap<String, String>, directory: &Path) -> Result<Self, ConfigErrors> {
@@ -77,9 +83,14 @@ impl Config {
         let reader = reader::Reader::new(lookup);
         let server = ServerConfig::read(&reader);
         let stripe = StripeConfig::read(&reader);
-        let ledger = LedgerConfig::read(&reader);
-        let cache = CacheConfig::read(&reader);
-        let auth = AuthConfig::read(&reader, server.as_ref().map(|server| server.admin_bind));
+        let binds = server.as_ref().map(|server| (server.bind, server.admin_bind)).unzip();
+        let data = sandbox::read_data(&reader);
+        let sandbox = SandboxConfig::read(&reader, binds.0, binds.1, data.as_deref().unwrap_or(Path::new("")));
+        // Where it is wrong itself, nothing is asked for that it would have made needless.
+        let sandboxed = !matches!(sandbox, Some(None));
+        let ledger = LedgerConfig::read(&reader, data.as_deref().filter(|_| sandboxed));
+        let cache = CacheConfig::read(&reader, ledger.as_ref().map(|ledger| &ledger.store), sandboxed);
+        let auth = AuthConfig::read(&reader, binds.1, sandboxed);
         let actor = ActorConfig::read(&reader);
         let checkout = CheckoutConfig::read(&reader);
         let pro_price_id = stripe.as_ref().and_then(|stripe| stripe.pro_price_id.as_deref());
@@ -90,6 +101,7 @@ impl Config {
             Some(Self {
                 server: server?,
                 stripe: stripe?,
+                sandbox: sandbox?,
                 ledger: ledger?,
                 cache: cache?,
                 auth: auth?,
@@ -114,10 +126,14 @@ impl Config {
         };
         let live = self.stripe.mode() == Some(StripeMode::Live);
         warn(
-            live && self.server.app_url.scheme() == "http",
+            live && self.server.app_url.as_ref().is_none_or(|url| url.scheme() == "http"),
             "TOLLGATE_APP_URL: buyers of a live account are sent to an http address",
         );
         warn(live && self.cache.is_exposed(), "REDIS_URL: not encrypted and not on this machine; rediss:// would be");
+        warn(
+            self.sandbox.is_some() && matches!(self.ledger.store, LedgerStore::Postgres(_)),
+            "TOLLGATE_SANDBOX: what is bought with play money is granted in DATABASE_URL; use a database that nobody relies on",
+        );
         warn(
             self.actor.reply_timeout <= self.ledger.commit_timeout,
             "TOLLGATE_REPLY_TIMEOUT is not longer than TOLLGATE_LEDGER_COMMIT_TIMEOUT: callers give up before the ledger does",
@@ -127,9 +143,11 @@ impl Config {
 }
 
 /// Bytes that are no UTF-8 become U+FFFD, which no setting takes.
-fn process_environment() -> HashMap<String, String> {
+fn process_environment(data: Option<&Path>) -> HashMap<String, String> {
+    let data = data.map(|data| (setting::DATA.name.to_owned(), data.to_string_lossy().into_owned()));
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .chain(data)
         .collect()
 }
 
@@ -200,5 +218,7 @@ fn unknown<'a>(names: impl Iterator<Item = &'a String>) -> Vec<ConfigError> {
     unknown
 }
 
+#[cfg(test)]
+mod embedded_tests;
 #[cfg(test)]
 mod tests;

@@ -71,16 +71,18 @@ impl<'a> Reader<'a> {
         value.map(Some)
     }
 
-    /// A setting that is required, or has a default in the table; `None` if it is wrong or missing.
+    /// A setting that has a default in the table; `None` if it is wrong.
     pub(super) fn value<T>(&self, setting: &Setting, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         match (self.optional(setting, &parse)?, setting.default) {
             (Some(value), _) => Some(value),
             (None, WhenUnset::Value(default)) => parse(default),
-            (None, _) => {
-                self.wrong(setting, "");
-                None
-            }
+            (None, _) => None,
         }
+    }
+
+    /// Whether somebody has set it, rightly or wrongly.
+    pub(super) fn is_set(&self, setting: &Setting) -> bool {
+        self.text(setting.name).is_some()
     }
 
     /// A secret of some length that is neither the table's example nor made of anything but visible ASCII.

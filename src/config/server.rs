@@ -18,8 +18,8 @@ pub struct ServerConfig {
     pub bind: SocketAddr,
     /// Where metrics and operators are answered.
     pub admin_bind: SocketAddr,
-    /// Where buyers come back to.
-    pub app_url: Url,
+    /// Where buyers come back to. `None`: the public listener itself.
+    pub app_url: Option<Url>,
     /// Threads that answer HTTP.
     pub http_workers: usize,
     /// How long the head of a request may take.
@@ -78,7 +78,7 @@ impl ServerConfig {
         Some(Self {
             bind,
             admin_bind,
-            app_url: app_url?.or_else(|| Url::parse(&format!("http://{bind}")).ok())?,
+            app_url: app_url?,
             http_workers: http_workers?.unwrap_or_else(cores),
             head_timeout: head_timeout?,
             body_timeout: body_timeout?,

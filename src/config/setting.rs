@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use WhenUnset::{Computed, Off, Required, Value};
+use WhenUnset::{Computed, Off, Value};
 
 /// What is known about one environment variable.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +26,6 @@ pub struct Setting {
 /// What a setting is when nobody sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenUnset {
-    /// The start is refused.
-    Required,
     /// What it is for is off.
     Off,
     /// This value.
@@ -57,7 +55,7 @@ macro_rules! settings {
 
 settings! {
     "Stripe" {
-        secret STRIPE_SECRET_KEY = "STRIPE_SECRET_KEY", Off, "The account's API key; its prefix says whether money is real. Without it there is no checkout.",
+        secret STRIPE_SECRET_KEY = "STRIPE_SECRET_KEY", Off, "The account's API key; its prefix says whether money is real. Without it there is no checkout, or only the sandbox's.",
             "a secret or restricted key that starts with sk_test_, sk_live_, rk_test_ or rk_live_", "sk_test_51AbCdEfGhIjKlMn";
         secret STRIPE_WEBHOOK_SECRET = "STRIPE_WEBHOOK_SECRET", Off, "The webhook endpoint's signing secret; while it is rolled, the new and the old one. Without it deliveries are answered 500.",
             "signing secrets that start with whsec_ and go on for at least 16 letters and digits, separated by commas", "whsec_0123456789abcdef0123456789abcdef";
@@ -67,10 +65,18 @@ settings! {
             "a price id that starts with price_", "price_1AbCdEfGhIjKlMnO";
         open STRIPE_API_BASE = "STRIPE_API_BASE", Value("https://api.stripe.com"), "Where Stripe's API is; another place only for tests.",
             "an https URL, or an http URL on this machine", "http://127.0.0.1:12111";
+        open SANDBOX = "TOLLGATE_SANDBOX", Computed("on where no setting names Stripe, a database, Redis or a Supabase project, and TOLLGATE_BIND is on loopback"), "Whether a local Stripe look-alike takes Stripe's place, with a pay page and a demo page. No money is real; refused beside Stripe's own settings.",
+            "true or false, with TOLLGATE_BIND on loopback and without STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET", "true";
+        open SANDBOX_BIND = "TOLLGATE_SANDBOX_BIND", Value("127.0.0.1:3002"), "Where the sandbox's API and pay pages answer.",
+            "an IP address of this machine alone and a port, other than TOLLGATE_BIND and TOLLGATE_ADMIN_BIND", "127.0.0.1:3012";
     }
     "Ledger" {
-        secret DATABASE_URL = "DATABASE_URL", Required, "The PostgreSQL database that decides who may have what.",
+        secret DATABASE_URL = "DATABASE_URL", Computed("a SQLite file beside the sandbox, else required"), "The PostgreSQL database that decides who may have what.",
             "a PostgreSQL connection URL", "postgres://tollgate:password@127.0.0.1:5432/tollgate";
+        open LEDGER = "TOLLGATE_LEDGER", Computed("PostgreSQL at DATABASE_URL"), "A SQLite file instead of PostgreSQL: for a small service of one process.",
+            "sqlite: and the path of a file, and no DATABASE_URL", "sqlite:/var/lib/tollgate/ledger.sqlite3";
+        open DATA = "TOLLGATE_DATA", Value("tollgate-data"), "The folder of the embedded ledger, and of the sandbox's objects and keys. The same as `--data`.",
+            "the path of a folder", "/var/lib/tollgate";
         open MIGRATE = "TOLLGATE_MIGRATE", Value("true"), "Whether the start brings the database's schema up to date.",
             "true or false", "false";
         open LEDGER_LANES = "TOLLGATE_LEDGER_LANES", Computed("one per actor thread"), "How many batches are committed side by side.",
@@ -87,15 +93,17 @@ settings! {
             "a duration from 100ms to 1m", "5s";
     }
     "Cache" {
-        secret REDIS_URL = "REDIS_URL", Required, "The Redis that applications read levels from.",
+        secret REDIS_URL = "REDIS_URL", Computed("in this process beside SQLite or the sandbox, else required"), "The Redis that applications read levels from.",
             "a redis:// or rediss:// URL", "redis://127.0.0.1:6379/0";
+        open CACHE = "TOLLGATE_CACHE", Computed("Redis at REDIS_URL"), "Keeps levels in this process, where no application reads them from Redis. Beside PostgreSQL for a second at most: another replica may know better.",
+            "memory, and no REDIS_URL", "memory";
         open REDIS_DEADLINE_MS = "TOLLGATE_REDIS_DEADLINE_MS", Value("50"), "How many milliseconds of one request Redis may use up in all.",
             "a number from 1 to 1000", "25";
     }
     "Sign-in" {
         open SUPABASE_URL = "NEXT_PUBLIC_SUPABASE_URL", Off, "The Supabase project; session tokens must then be issued by it.",
             "the project's http or https URL", "https://abcdefghijklmnop.supabase.co";
-        secret SUPABASE_JWT_SECRET = "SUPABASE_JWT_SECRET", Required, "The key that session tokens are signed with (HS256): Supabase's legacy JWT secret, or one of your own.",
+        secret SUPABASE_JWT_SECRET = "SUPABASE_JWT_SECRET", Computed("a key of the sandbox's own beside the sandbox, else required"), "The key that session tokens are signed with (HS256): Supabase's legacy JWT secret, or one of your own.",
             "at least 32 characters", "a-key-of-your-own-with-32-characters-or-more";
         open SUPABASE_ANON_KEY = "NEXT_PUBLIC_SUPABASE_ANON_KEY", Off, "Supabase's public key; only checked to be no service token.",
             "at least 16 visible characters", "eyJhbGciOiJIUzI1NiJ9.anon.key";
@@ -165,7 +173,6 @@ pub fn env_example() -> String {
         |text, setting| {
             writeln!(text, "# {}", setting.what)?;
             match setting.default {
-                Required => writeln!(text, "# Required; for example {}\n{}=", setting.example, setting.name),
                 Off => writeln!(text, "#{}={}", setting.name, setting.example),
                 Value(value) => writeln!(text, "#{}={value}", setting.name),
                 Computed(how) => writeln!(text, "# Default: {how}.\n#{}={}", setting.name, setting.example),
@@ -184,7 +191,6 @@ pub fn markdown() -> String {
         |text, section| writeln!(text, "\n**{section}**\n\n| variable | default | what it decides |\n|---|---|---|"),
         |text, setting| {
             let default = match setting.default {
-                Required => "**required**".into(),
                 Off => "–".into(),
                 Value(value) => format!("`{value}`"),
                 Computed(how) => how.into(),

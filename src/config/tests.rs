@@ -25,6 +25,11 @@ fn with(changes: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::from_lookup(&|name| variables.get(name).cloned())
 }
 
+/// These settings and no others.
+fn alone(settings: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    Config::from_lookup(&|name| settings.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()))
+}
+
 fn refusal(changes: &[(&str, &str)]) -> String {
     match with(changes) {
         Ok(_) => panic!("accepted: {changes:?}"),
@@ -37,7 +42,7 @@ fn defaults() {
     let config = with(&[]).unwrap();
     assert_eq!(config.server.bind.to_string(), "127.0.0.1:3000");
     assert_eq!(config.server.admin_bind.to_string(), "127.0.0.1:3001");
-    assert_eq!(config.server.app_url.as_str(), "http://127.0.0.1:3000/");
+    assert_eq!(config.server.app_url, None);
     assert_eq!(config.server.log, LogConfig::default());
     assert_eq!((config.ledger.lanes, config.ledger.batch_max, config.ledger.pool_size), (None, 256, 8));
     assert_eq!(config.ledger.commit_timeout, Duration::from_secs(3));
@@ -68,6 +73,8 @@ fn every_wrong_value_is_refused_by_name_with_an_example() {
             "STRIPE_SECRET_KEY" => "pk_test_0123456789",
             "SUPABASE_JWT_SECRET" => "thirty-one-characters-are-few-x",
             "TOLLGATE_MAILBOX" => "63",
+            "TOLLGATE_SANDBOX_BIND" => "192.0.2.1:3002",
+            "TOLLGATE_DATA" => "a\0b",
             _ => "?!",
         };
         for value in [wrong, "a\u{7}0123456789abcdef0123456789abcdef", "\u{fffd}"] {
@@ -81,7 +88,7 @@ fn every_wrong_value_is_refused_by_name_with_an_example() {
 
 #[test]
 fn everything_wrong_is_told_at_once() {
-    let errors = Config::from_lookup(&|name| (name == "TOLLGATE_BIND").then(|| "here".to_owned())).unwrap_err();
+    let errors = alone(&[("TOLLGATE_BIND", "here"), ("TOLLGATE_SANDBOX", "false")]).unwrap_err();
     let names: Vec<_> = errors.0.iter().map(|error| error.name.as_str()).collect();
     assert_eq!(names, ["TOLLGATE_BIND", "DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]);
     assert_eq!(errors.to_string().lines().count(), 5);

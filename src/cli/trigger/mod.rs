@@ -2,7 +2,7 @@
 
 mod event;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
@@ -113,8 +113,8 @@ struct Delivery<'a> {
     body: Value,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let WebhookSecretConfig { secret } = WebhookSecretConfig::from_env()?;
+pub(super) fn run(args: &Args, data: Option<&Path>) -> Result<(), Failure> {
+    let WebhookSecretConfig { secret } = WebhookSecretConfig::from_env(data)?;
     Ok(block_on(deliver(args, &secret))?)
 }
 

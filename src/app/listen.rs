@@ -1,0 +1,83 @@
+//! Sockets and servers.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
+
+use actix_web::{App, HttpServer, dev::Server};
+use anyhow::{Context, anyhow};
+use tokio::net::TcpSocket;
+
+use crate::{
+    config::ServerConfig,
+    demo,
+    http::{self, RequestId, State},
+};
+
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
+
+/// A socket that listens already: what is in use is told before anything else is touched, and a free port is known by number.
+pub(super) struct Socket {
+    listener: TcpListener,
+    pub(super) address: SocketAddr,
+}
+
+impl Socket {
+    /// `setting` is the one to be changed if the address cannot be had.
+    pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<Self> {
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let listener = socket.listen(BACKLOG)?.into_std()?;
+            let address = listener.local_addr()?;
+            Ok(Self { listener, address })
+        };
+        listen().map_err(|error: io::Error| {
+            let way_out = format!("choose another address, for example {setting}={}:0 for any free port", address.ip());
+            match error.kind() {
+                io::ErrorKind::AddrInUse => anyhow!(
+                    "{setting}: {address} is taken by another program, perhaps by another Tollgate: stop that one, or {way_out}"
+                ),
+                _ => anyhow::Error::new(error).context(format!("{setting}: cannot listen on {address}; {way_out}")),
+            }
+        })
+    }
+}
+
+/// The public listener's server, with the demo's pages where there is a demo.
+pub(super) fn public(
+    socket: Socket,
+    config: &ServerConfig,
+    state: State,
+    demo: Option<demo::Parts>,
+) -> anyhow::Result<Server> {
+    let server = HttpServer::new(move || {
+        let demo = demo.clone();
+        App::new()
+            .configure(|app| demo.into_iter().for_each(|parts| demo::routes(parts)(app)))
+            .configure(http::routes(state.clone()))
+            .wrap(RequestId)
+    })
+    .workers(config.http_workers)
+    .client_request_timeout(config.head_timeout)
+    .shutdown_timeout(config.shutdown_timeout.as_secs())
+    .disable_signals()
+    .listen(socket.listener)
+    .context("TOLLGATE_BIND")?;
+    Ok(server.run())
+}
+
+/// The operators' listener's server.
+pub(super) fn admin(socket: Socket, config: &ServerConfig, state: State) -> anyhow::Result<Server> {
+    let server = HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(RequestId))
+        .workers(1)
+        .client_request_timeout(config.head_timeout)
+        .shutdown_timeout(1)
+        .disable_signals()
+        .listen(socket.listener)
+        .context("TOLLGATE_ADMIN_BIND")?;
+    Ok(server.run())
+}

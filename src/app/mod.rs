@@ -1,0 +1,236 @@
+//! The composition root: every part is made here, once, and stopped here, in order.
+//!
+//! Start: sockets → ledger (migrated, checked) → cache → sandbox, if there is one → actors → listeners → upkeep. Stop: readiness goes
+//! red, the sandbox delivers no more, listeners finish what is under way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
+//! moment loses nothing that was acknowledged.
+
+mod account;
+mod banner;
+mod listen;
+mod probe;
+mod stores;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use chrono::Utc;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{SignalKind, signal};
+use url::Url;
+use uuid::Uuid;
+
+use self::{
+    account::Account,
+    banner::{Addresses, Banner},
+    listen::Socket,
+    probe::Probe,
+};
+use crate::{
+    activity::Activity,
+    actor::{ActorLimits, Entitlements},
+    auth::{self, ServiceTokens, SessionVerifier},
+    billing::Billing,
+    config::{Config, SandboxKeys},
+    demo,
+    http::{self, State},
+    intake::{Interpreter, signature::Tolerance},
+    reader::EntitlementReader,
+    sandbox::Sandbox,
+    telemetry::{self, Telemetry},
+    upkeep::{Rhythm, Upkeep},
+};
+
+/// Entries that may wait for a lane: what a few commits take in.
+const LANE_QUEUE: usize = 8192;
+/// Reads that a cold cache may cause at once.
+const LEDGER_READS: usize = 64;
+/// How long a session of the demo lasts; the page asks for the next one.
+const DEMO_SESSION: Duration = Duration::from_secs(3600);
+/// How often observations are counted into their buckets.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// Beyond the configured limit of a stop, for what is not a request.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Answers requests until SIGTERM or SIGINT. To be run within an actix `System`.
+///
+/// # Errors
+/// What kept it from starting, with the way to mend it.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let telemetry = Arc::new(telemetry::init(&config.server.log, io::stdout())?);
+    for warning in &config.warnings {
+        tracing::warn!(warning, "a setting is risky");
+    }
+    let prometheus = install_metrics(Arc::clone(&telemetry))?;
+
+    // First of all: a port in use is told before anything else is touched.
+    let public = Socket::bind("TOLLGATE_BIND", config.server.bind)?;
+    let admin = Socket::bind("TOLLGATE_ADMIN_BIND", config.server.admin_bind)?;
+    let app = match &config.server.app_url {
+        Some(url) => url.clone(),
+        None => Url::parse(&format!("http://{}", public.address)).context("TOLLGATE_BIND")?,
+    };
+
+    let ledger = stores::open_ledger(&config).await?;
+    let cache = stores::open_cache(&config)?;
+    let activity = if config.sandbox.is_some() { Activity::watched() } else { Activity::unwatched() };
+    let sandbox = account::start_sandbox(&config, &activity).await?;
+    let account = match &sandbox {
+        Some((sandbox, keys)) => Account::of_sandbox(sandbox, keys, &config.checkout)?,
+        None => Account::of_stripe(&config)?,
+    };
+    let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), activity.clone(), actor_limits(&config));
+    let interpreter = Interpreter::new(config.catalogue.clone(), account.livemode);
+    let upkeep = Upkeep::new(
+        Uuid::new_v4(),
+        Arc::clone(&ledger),
+        cache.clone(),
+        entitlements.clone(),
+        interpreter.clone(),
+        Rhythm::default(),
+    );
+
+    let stopping = Arc::new(AtomicBool::new(false));
+    let probe = Probe {
+        ledger: Arc::clone(&ledger),
+        cache: cache.clone(),
+        webhook_configured: account.webhook_secrets.is_some(),
+        stopping: Arc::clone(&stopping),
+    };
+    let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
+    let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
+    let state = State::new(http::Parts {
+        entitlements: entitlements.clone(),
+        reader: EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS),
+        billing: Billing::new(account.gateway, ledger, config.catalogue.clone(), &app, &config.checkout),
+        interpreter,
+        webhook_secrets: account.webhook_secrets,
+        tolerance: Tolerance::STRIPE,
+        activity: activity.clone(),
+        sessions: SessionVerifier::new(jwt_secret, config.auth.issuer.clone()),
+        service_tokens: ServiceTokens::new(&config.auth.service_tokens),
+        catalogue: config.catalogue.clone(),
+        readiness: Arc::new(probe),
+        render_metrics: Arc::new(move || prometheus.render()),
+        admin_token: config.auth.admin_token.clone(),
+        limits: http::Limits {
+            body_timeout: config.server.body_timeout,
+            webhooks_in_flight_max: config.actor.webhooks_in_flight_max,
+        },
+    });
+    let demo = sandbox.as_ref().and_then(|(sandbox, keys)| demo(&config, sandbox, keys, activity));
+    let addresses = Addresses {
+        app,
+        public: public.address,
+        admin: admin.address,
+        sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
+    };
+    let has_demo = demo.is_some();
+    let public = listen::public(public, &config.server, state.clone(), demo)?;
+    let admin = listen::admin(admin, &config.server, state)?;
+    if let Some((sandbox, _)) = &sandbox {
+        sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));
+    }
+    let upkeep = upkeep.start();
+    Banner::new(&config, &addresses, has_demo).show();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        public = %addresses.public,
+        admin = %addresses.admin,
+        sandbox = addresses.sandbox.map(tracing::field::display),
+        "listening"
+    );
+
+    let (public_handle, admin_handle) = (public.handle(), admin.handle());
+    let public = tokio::task::spawn_local(public);
+    let admin = tokio::task::spawn_local(admin);
+    let ended_by = until_told_to_stop().await?;
+    tracing::info!(signal = ended_by, "stopping");
+    stopping.store(true, Ordering::Relaxed);
+    let limit = config.server.shutdown_timeout + STOP_GRACE;
+    let stop = async {
+        if let Some((sandbox, _)) = &sandbox {
+            sandbox.stop().await;
+        }
+        public_handle.stop(true).await;
+        upkeep.stop().await;
+        entitlements.stop();
+        admin_handle.stop(true).await;
+        let _both_have_ended = tokio::join!(public, admin);
+    };
+    tokio::select! {
+        () = stop => tracing::info!("stopped"),
+        () = tokio::time::sleep(limit) => bail!("stopping took longer than {limit:?}: gave up what was under way"),
+        again = until_told_to_stop() => bail!("told to stop twice ({}): gave up what was under way", again?),
+    }
+    Ok(())
+}
+
+/// The demo's pages. They make anybody any user, and so only sessions of the sandbox's own.
+fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activity) -> Option<demo::Parts> {
+    if config.auth.jwt_secret.is_some() {
+        return None;
+    }
+    let (key, issuer) = (keys.jwt_secret.clone(), config.auth.issuer.clone());
+    Some(demo::Parts {
+        issue_token: Arc::new(move |user| {
+            auth::issue(&key, issuer.as_deref(), user, DEMO_SESSION, Utc::now().timestamp())
+        }),
+        sandbox: sandbox.clone(),
+        activity,
+    })
+}
+
+fn actor_limits(config: &Config) -> ActorLimits {
+    ActorLimits {
+        arbiters: config.actor.threads,
+        idle: config.actor.idle,
+        live_max: config.actor.live_max,
+        per_user_max: u32::try_from(config.actor.mailbox).unwrap_or(u32::MAX),
+        reply_timeout: config.actor.reply_timeout,
+        commit_timeout: config.ledger.commit_timeout.saturating_add(Duration::from_millis(500)),
+        cache_budget: config.cache.deadline,
+        lanes: config.ledger.lanes.unwrap_or(config.actor.threads),
+        queue_max: LANE_QUEUE,
+        batch_max: config.ledger.batch_max,
+    }
+}
+
+/// Histograms with fixed buckets, so that replicas can be added up.
+fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle> {
+    const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+    const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("setting up metrics")?;
+    let handle = prometheus.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            // Observations are kept one by one until they are counted into their buckets: also when nobody asks for them.
+            ticks.tick().await;
+            handle.run_upkeep();
+            let dropped = u32::try_from(telemetry.dropped_lines()).unwrap_or(u32::MAX);
+            metrics::gauge!("tollgate_log_lines_dropped").set(f64::from(dropped));
+        }
+    });
+    Ok(prometheus)
+}
+
+/// Waits for a signal that ends the service and gives its name.
+async fn until_told_to_stop() -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
