@@ -76,7 +76,7 @@ fn wrong_settings_and_wrong_arguments_are_told_apart_from_failures() {
         (&["trigger", "checkout.session.completed", "--user", USER], "STRIPE_WEBHOOK_SECRET"),
         (&["migrate"], "DATABASE_URL"),
     ] {
-        let output = tollgate(&[("TOLLGATE_BNID", "x")], arguments);
+        let output = tollgate(&[("TOLLGATE_BNID", "x"), ("TOLLGATE_SANDBOX", "false")], arguments);
         assert_eq!((output.status.code(), stdout(&output)), (Some(2), ""), "{arguments:?}");
         let told = stderr(&output);
         assert!(told.contains(&format!("\n  {name}: expected")), "{told}");
@@ -84,7 +84,7 @@ fn wrong_settings_and_wrong_arguments_are_told_apart_from_failures() {
     }
     // All that is wrong, at once, also without a command.
     for arguments in [[].as_slice(), &["serve"]] {
-        let output = tollgate(&[("TOLLGATE_BIND", "here")], arguments);
+        let output = tollgate(&[("TOLLGATE_BIND", "here"), ("TOLLGATE_SANDBOX", "false")], arguments);
         let told = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{told}");
         for name in ["TOLLGATE_BIND", "DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"] {

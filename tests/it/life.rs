@@ -86,8 +86,7 @@ async fn a_stop_under_load_leaves_no_200_without_a_commit() {
             loop {
                 let event = SessionEvent::paid(Uuid::new_v4());
                 let body = serde_json::to_vec(&event.json()).unwrap();
-                let secret = secrecy::SecretString::from(crate::harness::server::WEBHOOK_SECRET);
-                let header = tollgate::intake::signature::sign(&secret, unix_now(), &body);
+                let header = server.sign(&body);
                 let request = crate::harness::server::client().post(&url).header("Stripe-Signature", header).body(body);
                 match crate::harness::server::Answer::try_of(request).await {
                     Ok(answer) if answer.status == 200 => acknowledged.push(event.id),

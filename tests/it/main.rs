@@ -15,6 +15,7 @@ mod actors;
 mod checkout;
 mod cli;
 mod duplicate_delivery;
+mod embedded;
 mod entitlement_read;
 mod harness_self;
 mod ledger;

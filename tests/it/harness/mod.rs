@@ -7,6 +7,7 @@ mod programs;
 mod redis;
 pub(crate) mod scripted;
 pub(crate) mod server;
+pub(crate) mod shop;
 pub(crate) mod stripe;
 mod supervised;
 mod wait;

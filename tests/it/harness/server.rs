@@ -11,7 +11,7 @@ use std::{
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tollgate::{auth, domain::id::UserId, intake::signature};
+use tollgate::{auth, config::SandboxKeys, domain::id::UserId, intake::signature};
 use uuid::Uuid;
 
 use super::{
@@ -83,8 +83,33 @@ impl World {
 /// A running server, killed when dropped.
 pub(crate) struct TestServer {
     process: Supervised,
+    keys: Keys,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where its sandbox answers, if it has one.
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) sandbox: Option<SocketAddr>,
+}
+
+/// What signs for a server.
+struct Keys {
+    webhook_secret: SecretString,
+    jwt_secret: SecretString,
+}
+
+impl Keys {
+    /// Those that the settings name, or else the sandbox's own.
+    fn of(settings: &BTreeMap<String, String>) -> Self {
+        let own = settings.get("TOLLGATE_DATA").and_then(|data| SandboxKeys::load(Path::new(data)).ok());
+        let key = |name: &str, own: Option<&SecretString>, usual: &str| match settings.get(name) {
+            Some(key) if !key.is_empty() => key.as_str().into(),
+            _ => own.cloned().unwrap_or_else(|| usual.into()),
+        };
+        Self {
+            webhook_secret: key("STRIPE_WEBHOOK_SECRET", own.as_ref().map(|own| &own.webhook_secret), WEBHOOK_SECRET),
+            jwt_secret: key("SUPABASE_JWT_SECRET", own.as_ref().map(|own| &own.jwt_secret), JWT_SECRET),
+        }
+    }
 }
 
 impl TestServer {
@@ -106,8 +131,9 @@ impl TestServer {
             .await;
         match started {
             Ok(()) => {
-                let (public, admin) = find_listening(&process.log()).expect("it was there a moment ago");
-                Ok(Self { process, public, admin })
+                let Addresses { public, admin, sandbox } =
+                    find_listening(&process.log()).expect("it was there a moment ago");
+                Ok(Self { process, keys: Keys::of(settings), public, admin, sandbox })
             }
             Err(StartError::PortInUse) => Err("a port is in use".into()),
             Err(StartError::Failed(log)) => Err(log),
@@ -167,8 +193,17 @@ impl TestServer {
 
     /// Delivers a body, signed now.
     pub(crate) async fn deliver_bytes(&self, body: &[u8]) -> Answer {
-        let header = signature::sign(&SecretString::from(WEBHOOK_SECRET), unix_now(), body);
-        self.post_webhook(body, Some(&header)).await
+        self.post_webhook(body, Some(&self.sign(body))).await
+    }
+
+    /// Signs a body as this server's Stripe does now.
+    pub(crate) fn sign(&self, body: &[u8]) -> String {
+        signature::sign(&self.keys.webhook_secret, unix_now(), body)
+    }
+
+    /// A session token that this server takes.
+    pub(crate) fn token(&self, user: Uuid) -> String {
+        session_token_by(&self.keys.jwt_secret, user)
     }
 
     /// Posts to the webhook with a given header, or none.
@@ -195,7 +230,7 @@ impl TestServer {
     pub(crate) async fn checkout(&self, user: Uuid, level: &str, key: Option<&str>) -> Answer {
         let mut request = client()
             .post(self.url("/api/checkout/session"))
-            .bearer_auth(session_token(user))
+            .bearer_auth(self.token(user))
             .json(&json!({ "entitlementLevel": level }));
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
@@ -265,8 +300,11 @@ fn install_tls() {
 
 /// A session token as Supabase would issue it.
 pub(crate) fn session_token(user: Uuid) -> String {
-    auth::issue(&SecretString::from(JWT_SECRET), None, UserId::from(user), Duration::from_secs(3600), unix_now())
-        .unwrap()
+    session_token_by(&SecretString::from(JWT_SECRET), user)
+}
+
+fn session_token_by(key: &SecretString, user: Uuid) -> String {
+    auth::issue(key, None, UserId::from(user), Duration::from_secs(3600), unix_now()).unwrap()
 }
 
 /// Seconds since 1970.
@@ -274,14 +312,22 @@ pub(crate) fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
 }
 
+/// Where a server answers.
+struct Addresses {
+    public: SocketAddr,
+    admin: SocketAddr,
+    sandbox: Option<SocketAddr>,
+}
+
 /// The addresses in the line that the server writes when it listens.
-fn find_listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn find_listening(log: &str) -> Option<Addresses> {
     log.lines().find_map(|line| {
         let line: Value = serde_json::from_str(line).ok()?;
         let fields = &line["fields"];
         if fields["message"] != "listening" {
             return None;
         }
-        Some((fields["public"].as_str()?.parse().ok()?, fields["admin"].as_str()?.parse().ok()?))
+        let address = |name: &str| fields[name].as_str()?.parse().ok();
+        Some(Addresses { public: address("public")?, admin: address("admin")?, sandbox: address("sandbox") })
     })
 }
