@@ -159,6 +159,10 @@ impl RedisCache {
         now: DateTime<Utc>,
         budget: &mut Budget,
     ) -> Result<Vec<Published>, CacheError> {
+        if publications.is_empty() {
+            // An empty pipeline is an error, which would count against Redis.
+            return Ok(Vec::new());
+        }
         let pipeline = self.publish_pipeline(publications, now);
         let once =
             self.ask(budget, async |mut connection| pipeline.query_async::<Vec<i64>>(&mut connection).await).await;
