@@ -28,7 +28,7 @@ use crate::{
     actor::{ActorLimits, Entitlements},
     auth::{ServiceTokens, SessionVerifier},
     billing::Billing,
-    cache::{BreakerState, RedisCache, RedisSettings},
+    cache::{BreakerState, Cache, RedisCache, RedisSettings},
     config::{Config, StripeMode},
     domain::plan::Catalogue,
     http::{self, Dependency, DependencyState, Readiness, ReadyReport, RequestId, State},
@@ -72,7 +72,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ledger = open_ledger(&config).await?;
     // A client's limit below the request's would cut the allowance short.
     let limits = RedisSettings { response: config.cache.deadline.max(REDIS_RESPONSE), ..RedisSettings::default() };
-    let cache = RedisCache::new(config.cache.redis_url.expose_secret(), limits).context("REDIS_URL cannot be used")?;
+    let redis = RedisCache::new(config.cache.redis_url.expose_secret(), limits).context("REDIS_URL cannot be used")?;
+    let cache = Cache::from(redis);
     let activity = Activity::unwatched();
     let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), activity.clone(), actor_limits(&config));
     let reader = EntitlementReader::new(cache.clone(), Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
@@ -315,7 +316,7 @@ async fn until_told_to_stop() -> anyhow::Result<&'static str> {
 /// Asks every dependency how it is.
 struct Probe {
     ledger: Arc<dyn Ledger>,
-    cache: RedisCache,
+    cache: Cache,
     webhook_configured: bool,
     stopping: Arc<AtomicBool>,
 }
