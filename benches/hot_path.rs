@@ -25,7 +25,7 @@ use tollgate::{
     activity::Activity,
     actor::{ActorLimits, Entitlements},
     auth::{SessionVerifier, issue},
-    cache::{RedisCache, RedisSettings},
+    cache::{Cache, RedisCache, RedisSettings},
     config::catalogue,
     domain::{
         change::{Cause, Change, Effect},
@@ -167,7 +167,7 @@ fn token(c: &mut Criterion) {
 fn actor(c: &mut Criterion) {
     let system = actix::System::new();
     let (entitlements, peer) = system.block_on(async {
-        let cache = RedisCache::new("redis://127.0.0.1:1", RedisSettings::default()).unwrap();
+        let cache = Cache::from(RedisCache::new("redis://127.0.0.1:1", RedisSettings::default()).unwrap());
         let entitlements = Entitlements::start(Arc::new(NoLedger), cache, Activity::unwatched(), limits());
         // Until the breaker opens.
         for _ in 0..100 {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     activity::{Activity, Step},
-    cache::{Budget, Publication, RedisCache},
+    cache::{Budget, Cache, Publication},
     domain::{
         change::{Cause, Change},
         entitlement::Entitlement,
@@ -39,7 +39,7 @@ const FIRST_DELIVERY_WITHIN: TimeDelta = TimeDelta::seconds(10);
 pub(super) struct Tools {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) writer: LedgerWriter,
-    pub(super) cache: RedisCache,
+    pub(super) cache: Cache,
     pub(super) activity: Activity,
     pub(super) unpublished: Arc<Unpublished>,
     pub(super) done: Done,

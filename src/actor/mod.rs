@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     activity::Activity,
-    cache::RedisCache,
+    cache::Cache,
     domain::{
         change::Change,
         event::Outcome,
@@ -94,7 +94,7 @@ struct Shard {
 impl Entitlements {
     /// Starts writer, routers and their threads. To be called within an actix `System`.
     #[must_use]
-    pub fn start(ledger: Arc<dyn Ledger>, cache: RedisCache, activity: Activity, limits: ActorLimits) -> Self {
+    pub fn start(ledger: Arc<dyn Ledger>, cache: Cache, activity: Activity, limits: ActorLimits) -> Self {
         let unpublished = Arc::new(Unpublished::default());
         let arbiters: Vec<Arbiter> = (0..limits.arbiters.max(1)).map(|_| Arbiter::new()).collect();
         // A user's lane is on the thread of the user's actor: between them nothing has to be woken.

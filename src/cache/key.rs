@@ -46,11 +46,16 @@ pub fn canary(instance: Uuid) -> String {
     format!("webhook:event:canary:{instance}")
 }
 
-/// Until when a level may be served from the cache: an hour, or its end if that is nearer, less a tenth at most,
+/// Until when a level may be served from the cache: its life there, or its end if that is nearer, less a tenth at most,
 /// so that values written together do not expire together: `jitter`, from 0 to 1000, says how much of the tenth. `None` if it is over already.
 #[must_use]
-pub fn fresh_until(entitlement: &Entitlement, now: DateTime<Utc>, jitter: u16) -> Option<DateTime<Utc>> {
-    let life = entitlement.expires_at.map_or(LEVEL_TTL, |end| LEVEL_TTL.min(end - now));
+pub fn fresh_until(
+    entitlement: &Entitlement,
+    life: TimeDelta,
+    now: DateTime<Utc>,
+    jitter: u16,
+) -> Option<DateTime<Utc>> {
+    let life = entitlement.expires_at.map_or(life, |end| life.min(end - now));
     let millis = life.num_milliseconds();
     if millis <= 0 {
         return None;
@@ -104,10 +109,13 @@ mod tests {
     #[test]
     fn a_level_is_never_fresh_beyond_its_end_and_at_most_an_hour() {
         let now = at("2026-11-23T12:00:00Z");
-        assert_eq!(fresh_until(&pro(None), now, 0), Some(at("2026-11-23T13:00:00Z")));
-        assert_eq!(fresh_until(&pro(None), now, 1000), Some(at("2026-11-23T12:54:00Z")));
-        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:10:00Z")), now, 500), Some(at("2026-11-23T12:09:30Z")));
-        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:00:00Z")), now, 0), None);
+        assert_eq!(fresh_until(&pro(None), LEVEL_TTL, now, 0), Some(at("2026-11-23T13:00:00Z")));
+        assert_eq!(fresh_until(&pro(None), LEVEL_TTL, now, 1000), Some(at("2026-11-23T12:54:00Z")));
+        assert_eq!(
+            fresh_until(&pro(Some("2026-11-23T12:10:00Z")), LEVEL_TTL, now, 500),
+            Some(at("2026-11-23T12:09:30Z"))
+        );
+        assert_eq!(fresh_until(&pro(Some("2026-11-23T12:00:00Z")), LEVEL_TTL, now, 0), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use thread_local::ThreadLocal;
 use uuid::Uuid;
 
 use super::{
-    CacheError,
+    CacheError, Publication, Published,
     breaker::{Breaker, BreakerState},
     budget::Budget,
     key,
@@ -34,28 +34,6 @@ impl Default for RedisSettings {
     fn default() -> Self {
         Self { connect: Duration::from_millis(200), response: Duration::from_secs(1) }
     }
-}
-
-/// A state to be shown to readers.
-#[derive(Debug, Clone, Copy)]
-pub struct Publication<'a> {
-    /// Whose.
-    pub user: UserId,
-    /// The state.
-    pub entitlement: &'a Entitlement,
-    /// The ledger it is from.
-    pub epoch: &'a str,
-    /// The event to be marked as done, if one led to it.
-    pub mark: Option<&'a EventId>,
-}
-
-/// What a publication met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Published {
-    /// It is there for all to read.
-    Written,
-    /// A newer version was there already: as good.
-    NewerThere,
 }
 
 /// Redis, as this service uses it. Cheap to clone.
@@ -159,6 +137,10 @@ impl RedisCache {
         now: DateTime<Utc>,
         budget: &mut Budget,
     ) -> Result<Vec<Published>, CacheError> {
+        if publications.is_empty() {
+            // An empty pipeline is an error, which would count against Redis.
+            return Ok(Vec::new());
+        }
         let pipeline = self.publish_pipeline(publications, now);
         let once =
             self.ask(budget, async |mut connection| pipeline.query_async::<Vec<i64>>(&mut connection).await).await;
@@ -183,7 +165,8 @@ impl RedisCache {
         let mut pipeline = redis::pipe();
         for Publication { user, entitlement, epoch, mark } in publications {
             // A level that is over: the version still counts, the level's key goes.
-            let fresh_until = key::fresh_until(entitlement, now, rand::random_range(0..=1000)).unwrap_or(now);
+            let jitter = rand::random_range(0..=1000);
+            let fresh_until = key::fresh_until(entitlement, key::LEVEL_TTL, now, jitter).unwrap_or(now);
             let expires_at = entitlement.expires_at.map(|end| end.timestamp_micros().to_string()).unwrap_or_default();
             pipeline
                 .cmd("EVALSHA")

@@ -17,7 +17,7 @@ use crate::{
     actor::ActorLimits,
     auth,
     billing::tests::{MemoryLedger, closed_shop},
-    cache::{RedisCache, RedisSettings},
+    cache::{Cache, RedisCache, RedisSettings},
     config::ServerConfig,
     domain::{id::UserId, plan},
     intake::signature::sign,
@@ -43,7 +43,7 @@ impl Readiness for Report {
 fn parts() -> Parts {
     let catalogue = plan::tests::catalogue();
     let ledger = Arc::<MemoryLedger>::default();
-    let cache = RedisCache::new("redis://127.0.0.1:1/", RedisSettings::default()).unwrap();
+    let cache = Cache::from(RedisCache::new("redis://127.0.0.1:1/", RedisSettings::default()).unwrap());
     let wait = Duration::from_secs(1);
     let actors = ActorLimits {
         arbiters: 1,

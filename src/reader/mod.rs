@@ -14,7 +14,7 @@ use futures::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    cache::{Budget, Publication, RedisCache},
+    cache::{Budget, Cache, Publication},
     domain::{entitlement::Entitlement, id::UserId},
     ledger::{Ledger, LedgerError},
 };
@@ -22,7 +22,7 @@ use crate::{
 /// Where an answer is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadSource {
-    /// Redis.
+    /// The cache: Redis, or this process' memory.
     Cache,
     /// The ledger's primary.
     Database,
@@ -68,7 +68,7 @@ pub struct EntitlementReader {
 }
 
 struct Inner {
-    cache: RedisCache,
+    cache: Cache,
     ledger: Arc<dyn Ledger>,
     cache_budget: Duration,
     flights: DashMap<UserId, Flight>,
@@ -79,7 +79,7 @@ struct Inner {
 impl EntitlementReader {
     /// Takes what it reads from; `ledger_reads` questions may be on their way to the ledger at once.
     #[must_use]
-    pub fn new(cache: RedisCache, ledger: Arc<dyn Ledger>, cache_budget: Duration, ledger_reads: usize) -> Self {
+    pub fn new(cache: Cache, ledger: Arc<dyn Ledger>, cache_budget: Duration, ledger_reads: usize) -> Self {
         let ledger_reads = Semaphore::new(ledger_reads.max(1));
         Self { inner: Arc::new(Inner { cache, ledger, cache_budget, flights: DashMap::new(), ledger_reads }) }
     }

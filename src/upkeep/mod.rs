@@ -17,7 +17,7 @@ use uuid::Uuid;
 use self::redrive::Redriver;
 use crate::{
     actor::Entitlements,
-    cache::{BreakerState, RedisCache},
+    cache::{BreakerState, Cache},
     intake::{Interpreter, Meaning},
     ledger::{Instance, Ledger, LedgerError},
 };
@@ -57,7 +57,7 @@ impl Default for Rhythm {
 pub struct Upkeep {
     instance: Uuid,
     ledger: Arc<dyn Ledger>,
-    cache: RedisCache,
+    cache: Cache,
     entitlements: Entitlements,
     interpreter: Interpreter,
     redriver: Redriver,
@@ -77,7 +77,7 @@ impl Upkeep {
     pub fn new(
         instance: Uuid,
         ledger: Arc<dyn Ledger>,
-        cache: RedisCache,
+        cache: Cache,
         entitlements: Entitlements,
         interpreter: Interpreter,
         rhythm: Rhythm,

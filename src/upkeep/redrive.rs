@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Upkeep;
 use crate::{
-    cache::{Budget, Publication, RedisCache},
+    cache::{Budget, Cache, Publication},
     ledger::Ledger,
 };
 
@@ -29,7 +29,7 @@ const RETRIES_MAX: usize = 512;
 #[derive(Clone)]
 pub(super) struct Redriver {
     ledger: Arc<dyn Ledger>,
-    cache: RedisCache,
+    cache: Cache,
     owed: Arc<Mutex<Owed>>,
 }
 
@@ -42,7 +42,7 @@ struct Owed {
 }
 
 impl Redriver {
-    pub(super) fn new(ledger: Arc<dyn Ledger>, cache: RedisCache) -> Self {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, cache: Cache) -> Self {
         Self { ledger, cache, owed: Arc::default() }
     }
 

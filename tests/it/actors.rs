@@ -11,7 +11,7 @@ use futures::{
 use tollgate::{
     activity::Activity,
     actor::{ActorLimits, ApplyError, Entitlements},
-    cache::{RedisCache, RedisSettings},
+    cache::{Cache, RedisCache, RedisSettings},
     domain::{event::Outcome, id::UserId},
     ledger::LedgerError,
 };
@@ -44,7 +44,7 @@ impl Stage {
 
     /// One more replica on the same ledger.
     fn of(ledger: &ScriptedLedger, url: &str, limits: ActorLimits) -> Self {
-        let cache = RedisCache::new(url, RedisSettings::default()).unwrap();
+        let cache = Cache::from(RedisCache::new(url, RedisSettings::default()).unwrap());
         let entitlements = Entitlements::start(Arc::new(ledger.clone()), cache, Activity::unwatched(), limits);
         Self { ledger: ledger.clone(), entitlements }
     }

@@ -12,6 +12,7 @@
 mod harness;
 
 mod actors;
+mod cache;
 mod checkout;
 mod cli;
 mod duplicate_delivery;

@@ -6,7 +6,7 @@ use chrono::{TimeDelta, Utc};
 use tollgate::{
     activity::Activity,
     actor::{ActorLimits, Entitlements},
-    cache::{RedisCache, RedisSettings},
+    cache::{Cache, RedisCache, RedisSettings},
     domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
     intake::Interpreter,
     ledger::Ledger,
@@ -37,7 +37,7 @@ struct Replica {
 
 impl Replica {
     fn start(ledger: Arc<dyn Ledger>, redis_url: &str, rhythm: Rhythm) -> Self {
-        let cache = RedisCache::new(redis_url, RedisSettings::default()).unwrap();
+        let cache = Cache::from(RedisCache::new(redis_url, RedisSettings::default()).unwrap());
         let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), Activity::unwatched(), LIMITS);
         let interpreter = Interpreter::new(built_in(), Some(false));
         let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();

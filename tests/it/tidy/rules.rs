@@ -51,7 +51,7 @@ pub(super) const ROOMS: &[Room] = &[
         "it does beside requests what requests began: it uses the rooms, and none uses it",
     ),
     room("ledger", &["domain", "metrics"], "the truth depends on nothing that may be absent or stale"),
-    room("cache", &["domain", "metrics"], "a hint never asks the truth; whoever uses both decides"),
+    room("cache", &["domain", "metrics", "recent"], "a hint never asks the truth; whoever uses both decides"),
     room("auth", &["domain", "config", "recent"], "whose request it is does not depend on what they own"),
     room("config", &["domain"], "settings are read before anything exists"),
     room("activity", &["domain"], "everybody tells it, so it may lean on nobody"),
