@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Failure, block_on, print};
 use crate::{
     config::MigrationConfig,
-    ledger::postgres::{MigrationReport, PostgresLedger},
+    ledger::{MigrationReport, postgres::PostgresLedger},
 };
 
 /// Arguments of `migrate`.
