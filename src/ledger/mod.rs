@@ -10,6 +10,7 @@ mod decide;
 mod error;
 mod halving;
 pub mod postgres;
+pub mod sqlite;
 mod statement;
 
 use std::{fmt, sync::Arc, time::Duration};
