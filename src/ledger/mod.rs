@@ -4,8 +4,14 @@
 //! a connection of its own, in batches that commit as one transaction; the effects of an event and the mark of having had
 //! them never part.
 
+mod account;
+mod batch;
+mod decide;
 mod error;
+mod halving;
 pub mod postgres;
+pub mod sqlite;
+mod statement;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -177,6 +183,15 @@ pub struct Instance {
     pub last_seen: DateTime<Utc>,
     /// Readers have been shown everything that it committed before this moment.
     pub shown_until: DateTime<Utc>,
+}
+
+/// What a migration run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationReport {
+    /// Versions applied by this run, oldest first. Empty if there was nothing to do.
+    pub applied: Vec<String>,
+    /// Levels of the catalogue added to the database's enum, where it has one.
+    pub levels_added: Vec<String>,
 }
 
 /// The ledger. Every method has a limit of time; every error but [`LedgerError::InDoubt`] means that nothing happened.

@@ -10,29 +10,28 @@
 //! because `futures`' joins poll in order and prepared statements are sent at their first poll ([`warm`]); `tokio::join!`
 //! would not do.
 
-use std::{
-    collections::{HashMap, HashSet},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::collections::HashSet;
 
 use diesel::{QueryResult, result::Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures::future::{try_join3, try_join4};
 
 use super::{
-    super::{Committed, Entry, LedgerError, Verdict},
-    batch::{EventColumns, Loaded, Users, WriteColumns, is_retry, load, text},
+    super::{
+        Entry, LedgerError,
+        account::{AccountRow, load},
+        batch::{Users, is_retry},
+        decide::{Correction, Inbox, Known, Redelivered, Slot, decide, redelivered},
+        halving::Failure,
+    },
+    batch::{EventColumns, WriteColumns},
     connection::classify,
     statements::{
-        AccountRow, ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, TryLocks,
-        WaitLocks, WakeEvents, WriteAccounts,
+        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, TryLocks, WaitLocks,
+        WakeEvents, WriteAccounts,
     },
 };
-use crate::domain::{
-    change::{Change, Decision, Effect},
-    event::{EventRecord, Outcome, ParkReason},
-    plan::Catalogue,
-};
+use crate::domain::plan::Catalogue;
 
 /// How the users' locks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,28 +40,6 @@ pub(super) enum Locks {
     Try,
     /// Waits. Only for one entry at a time.
     Wait,
-}
-
-/// What a committed transaction did with one entry.
-#[derive(Debug)]
-pub(super) enum Slot {
-    /// It is durable.
-    Committed(Committed),
-    /// Its user is locked elsewhere; nothing was written for it.
-    LockedElsewhere,
-}
-
-/// Why a transaction did not commit.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Certainly nothing was written.
-    Aborted(LedgerError),
-    /// Certainly nothing was written, and it is this entry's fault.
-    Culprit(usize, LedgerError),
-    /// A grant's business key belongs to another user.
-    ForeignSource,
-    /// `COMMIT` was sent and not answered.
-    InDoubt,
 }
 
 impl From<diesel::result::Error> for Failure {
@@ -98,61 +75,22 @@ pub(super) async fn transact(
     let users = Users::of(entries);
     let (fresh, waiting) = event_columns(entries, &users);
     let (held, first, rows) = open(connection, &users, &fresh, &waiting, locks).await?;
+    let may_write = |entry: &Entry| held.contains(&users.place(entry.user()));
     let mut first: HashSet<&str> = first.iter().map(String::as_str).collect();
-    let known = settle_known(connection, entries, &users, &held, &first).await?;
-    first.extend(known.claimed.iter().map(String::as_str));
+    let redelivered = redelivered(entries, &first, may_write);
+    let (claimed, waiting) = settle_known(connection, &users, &redelivered).await?;
+    first.extend(claimed.iter().map(String::as_str));
     let mut loaded = load(users.ids.len(), rows);
-
-    let mut slots = Vec::with_capacity(entries.len());
-    let mut corrections = Corrections::default();
-    let mut expired_sessions = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        let place = users.place(entry.user());
-        if !held.contains(&place) {
-            slots.push(Slot::LockedElsewhere);
-            continue;
-        }
-        let is_first = entry.event().is_none_or(|event| first.contains(event.id.as_str()));
-        let duplicate = match entry.event() {
-            Some(event) if known.waiting.contains(event.id.as_str()) => Outcome::DuplicateWaiting,
-            _ => Outcome::Duplicate,
-        };
-        let account = usize::try_from(place - 1).ok().and_then(|place| loaded.get_mut(place));
-        let outcome = match (entry, account) {
-            (Entry::Note(note), _) => match (is_first, note.verdict) {
-                (false, _) => duplicate,
-                (true, Verdict::Ignored(reason)) => Outcome::Ignored(reason),
-                (true, Verdict::Parked(reason)) => Outcome::Parked(reason),
-            },
-            (Entry::Change(_), _) if !is_first => duplicate,
-            (Entry::Change(change), Some(account)) => {
-                let outcome = decide(change, account, catalogue, owns_users)
-                    .map_err(|()| Failure::Culprit(index, LedgerError::Panicked))?;
-                if let (Outcome::Applied, Effect::SessionExpired(session)) = (outcome, &change.effect) {
-                    expired_sessions.push(session.as_str());
-                }
-                if let Some(event) = entry.event() {
-                    corrections.note(event, outcome);
-                }
-                outcome
-            }
-            // Unreachable: every change has a user, and every user a place.
-            (Entry::Change(_), None) => return Err(Failure::Culprit(index, LedgerError::Panicked)),
-        };
-        let entitlement = usize::try_from(place - 1)
-            .ok()
-            .and_then(|place| loaded.get(place))
-            .map(|loaded| loaded.account.entitlement.clone());
-        slots.push(Slot::Committed(Committed { outcome, entitlement }));
-    }
+    let inbox = Inbox { first, waiting };
+    let decided = decide(entries, &users, may_write, &inbox, &mut loaded, catalogue, owns_users)?;
 
     let mut writes = WriteColumns::default();
     for (user, loaded) in users.ids.iter().zip(&loaded) {
         writes.push(*user, loaded);
     }
-    writes.expired_sessions = expired_sessions;
-    close(connection, &writes, &corrections).await?;
-    Ok(slots)
+    writes.expired_sessions = decided.expired_sessions;
+    close(connection, &writes, &decided.corrections).await?;
+    Ok(decided.slots)
 }
 
 /// The inbox columns of new deliveries, and those of events that wait in the inbox already.
@@ -197,125 +135,48 @@ async fn open(
     Ok((held, first, rows))
 }
 
-/// Events of a batch that the inbox had already.
-#[derive(Default)]
-struct Known {
-    /// Ignored before, and applied by this transaction now that their type is handled.
-    claimed: Vec<String>,
-    /// Parked, or still ignored.
-    waiting: HashSet<String>,
-}
-
-/// Deals with deliveries whose event the inbox had already. An ignored one is no duplicate if its type is handled by now: it is
-/// claimed. A parked one is woken. A different object under a known id is somebody's mistake, and said so.
-async fn settle_known(
+/// Deals with events that the inbox had already: gives those that were claimed, and those that wait.
+async fn settle_known<'a>(
     mut connection: &AsyncPgConnection,
-    entries: &[&Entry],
     users: &Users,
-    held: &HashSet<i64>,
-    first: &HashSet<&str>,
-) -> Result<Known, Failure> {
-    let entries: HashMap<&str, (&Entry, &EventRecord)> = entries
-        .iter()
-        .filter(|entry| held.contains(&users.place(entry.user())))
-        .filter_map(|entry| entry.event().map(|event| (event.id.as_str(), (*entry, event))))
-        .filter(|(id, _)| !first.contains(id))
-        .collect();
-    if entries.is_empty() {
-        return Ok(Known::default());
+    redelivered: &Redelivered<'a>,
+) -> Result<(Vec<String>, HashSet<&'a str>), Failure> {
+    if redelivered.is_empty() {
+        return Ok((Vec::new(), HashSet::new()));
     }
-    let ids: Vec<&str> = entries.keys().copied().collect();
+    let ids: Vec<&str> = redelivered.keys().copied().collect();
     let found: Vec<(String, String, Option<Vec<u8>>)> = FindEvents { ids: &ids }.get_results(&mut connection).await?;
-    let (mut ignored, mut parked, mut known) = (EventColumns::default(), Vec::new(), Known::default());
-    for (id, outcome, hash) in &found {
-        let Some((entry, event)) = entries.get(id.as_str()) else { continue };
-        if hash.as_ref().is_some_and(|hash| hash.as_slice() != event.object_hash) {
-            metrics::counter!("tollgate_events_conflicting_total").increment(1);
-            tracing::warn!(event.id = id, "a known event id came with another object: the first one holds");
+    let known = Known::sort(redelivered, &found);
+    if !known.parked.is_empty() {
+        let _: Vec<i32> = WakeEvents { ids: &known.parked }.get_results(&mut connection).await?;
+    }
+    let mut claimed = Vec::new();
+    if !known.ignored.is_empty() {
+        let mut columns = EventColumns::default();
+        for (entry, event) in &known.ignored {
+            columns.push(users.place(entry.user()), entry, event);
         }
-        match (outcome.as_str(), entry) {
-            ("ignored", Entry::Change(_)) if !is_retry(entry) => ignored.push(users.place(entry.user()), entry, event),
-            ("parked", _) if !is_retry(entry) => {
-                parked.push(id.as_str());
-                known.waiting.insert(id.clone());
-            }
-            ("ignored" | "parked", _) => {
-                known.waiting.insert(id.clone());
-            }
-            _ => {}
-        }
+        claimed = claim_events(&columns).get_results(&mut connection).await?;
     }
-    if !parked.is_empty() {
-        let _: Vec<i32> = WakeEvents { ids: &parked }.get_results(&mut connection).await?;
-    }
-    if !ignored.ids.is_empty() {
-        known.claimed = claim_events(&ignored).get_results(&mut connection).await?;
-    }
-    Ok(known)
-}
-
-/// The decision about one change. `Err` if it panicked: a fault of ours that must not take the whole batch down.
-fn decide(change: &Change, account: &mut Loaded, catalogue: &Catalogue, owns_users: bool) -> Result<Outcome, ()> {
-    if !account.exists && !owns_users {
-        return Ok(Outcome::Parked(ParkReason::UnknownUser));
-    }
-    let now = account.now;
-    let decision =
-        catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, catalogue, now))).map_err(|_| ())?;
-    match decision {
-        Decision::Applied { grant } => {
-            account.changed = true;
-            if let Some(grant) = grant
-                && !account.touched.contains(&grant)
-            {
-                account.touched.push(grant);
-            }
-            Ok(Outcome::Applied)
-        }
-        Decision::Superseded => Ok(Outcome::Superseded),
-    }
-}
-
-/// Inbox rows that were written as applied and turned out otherwise.
-#[derive(Default)]
-struct Corrections<'a> {
-    ids: Vec<&'a str>,
-    outcomes: Vec<&'a str>,
-    reasons: Vec<Option<&'a str>>,
-    payloads: Vec<Option<&'a str>>,
-}
-
-impl<'a> Corrections<'a> {
-    fn note(&mut self, event: &'a EventRecord, outcome: Outcome) {
-        let (word, reason, payload) = match outcome {
-            Outcome::Applied | Outcome::Duplicate | Outcome::DuplicateWaiting => return,
-            Outcome::Superseded => ("superseded", None, None),
-            Outcome::Ignored(reason) => ("ignored", Some(reason.as_str()), None),
-            Outcome::Parked(reason) => ("parked", Some(reason.as_str()), text(event)),
-        };
-        self.ids.push(event.id.as_str());
-        self.outcomes.push(word);
-        self.reasons.push(reason);
-        self.payloads.push(payload);
-    }
+    Ok((claimed, known.waiting))
 }
 
 /// The second round trip. Once `COMMIT` is on its way, only the server's answer tells what happened.
 async fn close(
     connection: &AsyncPgConnection,
     writes: &WriteColumns<'_>,
-    corrections: &Corrections<'_>,
+    corrections: &[Correction<'_>],
 ) -> Result<(), Failure> {
     let (mut a, mut b, mut c) = (connection, connection, connection);
     let correct = async {
-        if corrections.ids.is_empty() {
+        if corrections.is_empty() {
             return Ok(());
         }
         let columns = CorrectEvents {
-            ids: &corrections.ids,
-            outcomes: &corrections.outcomes,
-            reasons: &corrections.reasons,
-            payloads: &corrections.payloads,
+            ids: &corrections.iter().map(|row| row.id).collect::<Vec<_>>(),
+            outcomes: &corrections.iter().map(|row| row.outcome).collect::<Vec<_>>(),
+            reasons: &corrections.iter().map(|row| row.reason).collect::<Vec<_>>(),
+            payloads: &corrections.iter().map(|row| row.payload).collect::<Vec<_>>(),
         };
         let _: Vec<i32> = columns.get_results(&mut a).await.map_err(|error| before_commit(&error))?;
         Ok(())

@@ -1,28 +1,25 @@
 //! A lane: one connection, one batch at a time, and what to do when a batch does not commit.
 //!
 //! - Users locked by another replica leave the batch and are tried alone, waiting, on a connection of their own.
-//! - A refused batch is halved until the culprit is alone; the others lose nothing but time.
+//! - A refused batch is halved (`halving`).
 //! - A lost `COMMIT` is in doubt: neither success nor failure is claimed.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio::sync::Semaphore;
 
 use super::{
-    super::{Committed, Entry, Lane, LedgerError, Note, Reply, Ticket, Verdict},
+    super::{
+        Entry, Lane, LedgerError, Ticket,
+        batch::Rounds,
+        decide::Slot,
+        halving::{Failure, Halving, given_up},
+    },
     Shared,
-    apply::{Failure, Locks, Slot, transact, warm},
+    apply::{Locks, transact, warm},
     connection::{OTHER_STATE, classify, identity},
-};
-use crate::domain::{
-    change::{Cause, Change},
-    event::{Outcome, ParkReason},
 };
 
 /// How often a transaction is tried again that the server aborted for no fault of its own.
@@ -50,11 +47,7 @@ impl PostgresLane {
             let Ok(_permit) = alone.acquire().await else { return };
             let mut writer = Writer { shared, connection: None };
             let mut results = writer.run(&[&ticket.entry], Locks::Wait).await;
-            let result = match results.pop() {
-                Some(Ok(Slot::Committed(committed))) => Ok(committed),
-                Some(Ok(Slot::LockedElsewhere)) | None => Err(LedgerError::Contended),
-                Some(Err(error)) => Err(error),
-            };
+            let result = results.pop().unwrap_or(Ok(Slot::LockedElsewhere)).and_then(Slot::into_committed);
             (ticket.reply)(result);
         });
     }
@@ -63,11 +56,7 @@ impl PostgresLane {
 #[async_trait]
 impl Lane for PostgresLane {
     async fn commit(&mut self, batch: Vec<Ticket>) {
-        metrics::histogram!("tollgate_ledger_batch_size")
-            .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
-        let mut rest = bundle_copies(batch);
-        while !rest.is_empty() {
-            let (batch, twins) = set_twins_aside(rest);
+        for batch in Rounds::of(batch) {
             let entries: Vec<&Entry> = batch.iter().map(|ticket| &ticket.entry).collect();
             let results = self.writer.run(&entries, Locks::Try).await;
             for (ticket, result) in batch.into_iter().zip(results) {
@@ -77,56 +66,8 @@ impl Lane for PostgresLane {
                     Err(error) => (ticket.reply)(Err(error)),
                 }
             }
-            // Their first is decided now.
-            rest = twins;
         }
     }
-}
-
-/// Makes one ticket of deliveries that are the same to the byte: of a burst of copies only the first asks the database.
-fn bundle_copies(batch: Vec<Ticket>) -> Vec<Ticket> {
-    let mut bundles: Vec<(Ticket, Vec<Reply>)> = Vec::with_capacity(batch.len());
-    let mut places = HashMap::new();
-    for ticket in batch {
-        let place = ticket.entry.event().map(|event| *places.entry(event.id.clone()).or_insert(bundles.len()));
-        match place.and_then(|place| bundles.get_mut(place)) {
-            Some((first, copies)) if first.entry == ticket.entry => copies.push(ticket.reply),
-            _ => bundles.push((ticket, Vec::new())),
-        }
-    }
-    bundles
-        .into_iter()
-        .map(|(ticket, copies)| if copies.is_empty() { ticket } else { answer_all(ticket, copies) })
-        .collect()
-}
-
-fn answer_all(first: Ticket, copies: Vec<Reply>) -> Ticket {
-    let Ticket { entry, reply } = first;
-    let reply = Box::new(move |result: Result<Committed, LedgerError>| {
-        let again = result.clone().map(|committed| Committed { outcome: committed.outcome.again(), ..committed });
-        reply(result);
-        copies.into_iter().for_each(|copy| copy(again.clone()));
-    });
-    Ticket { entry, reply }
-}
-
-/// Splits off other deliveries of an event that is in the batch already: within one statement they could not be told from each
-/// other.
-fn set_twins_aside(batch: Vec<Ticket>) -> (Vec<Ticket>, Vec<Ticket>) {
-    let mut seen = HashSet::new();
-    let places: Vec<bool> =
-        batch.iter().map(|ticket| ticket.entry.event().is_none_or(|event| seen.insert(event.id.clone()))).collect();
-    let mut places = places.into_iter();
-    batch.into_iter().partition(|_| places.next().unwrap_or(true))
-}
-
-fn parked_as_foreign() -> Slot {
-    Slot::Committed(Committed { outcome: Outcome::Parked(ParkReason::ForeignSource), entitlement: None })
-}
-
-/// It may work later.
-fn given_up() -> LedgerError {
-    LedgerError::Unavailable("the transaction was given up".into())
 }
 
 /// A connection, and the transactions run on it.
@@ -136,75 +77,18 @@ struct Writer {
 }
 
 impl Writer {
-    /// One result per entry, in order. Halves what is refused, iteratively: spans still to do are kept on a stack.
-    /// What is still undecided when the time is up is given up: nobody waits for it any more, and others do wait.
+    /// One result per entry, in order.
     async fn run(&mut self, entries: &[&Entry], locks: Locks) -> Vec<Result<Slot, LedgerError>> {
-        let deadline = Instant::now() + self.shared.connector.limits.transaction;
-        let mut results: Vec<Option<Result<Slot, LedgerError>>> = entries.iter().map(|_| None).collect();
-        let mut spans = Vec::new();
-        spans.push(0..entries.len());
-        while let Some(span) = spans.pop() {
-            let Some(part) = entries.get(span.clone()).filter(|part| !part.is_empty()) else { continue };
-            let mut put = |offset: usize, result| {
-                if let Some(slot) = results.get_mut(span.start + offset) {
-                    *slot = Some(result);
-                }
-            };
-            if Instant::now() >= deadline {
-                (0..part.len()).for_each(|offset| put(offset, Err(given_up())));
-                continue;
-            }
-            match self.transact_with_retries(part, locks).await {
-                Ok(slots) => slots.into_iter().enumerate().for_each(|(offset, slot)| put(offset, Ok(slot))),
-                Err(Failure::Culprit(offset, error)) => {
-                    put(offset, Err(error));
-                    spans.push(span.start + offset + 1..span.end);
-                    spans.push(span.start..span.start + offset);
-                }
-                Err(Failure::Aborted(LedgerError::Refused { .. }) | Failure::ForeignSource) if part.len() > 1 => {
-                    let middle = span.start + part.len() / 2;
-                    spans.push(middle..span.end);
-                    spans.push(span.start..middle);
-                }
-                Err(Failure::ForeignSource) => {
-                    let result = match part.first() {
-                        Some(Entry::Change(change)) => self.park_foreign(change, locks).await,
-                        _ => Err(LedgerError::Panicked),
-                    };
-                    put(0, result);
-                }
-                Err(Failure::Aborted(LedgerError::Refused { sqlstate, .. })) if sqlstate == OTHER_STATE => {
-                    put(0, Err(given_up()));
-                }
-                Err(Failure::Aborted(error)) => (0..part.len()).for_each(|offset| put(offset, Err(error.clone()))),
-                Err(Failure::InDoubt) => {
-                    metrics::counter!("tollgate_ledger_in_doubt_total").increment(1);
-                    (0..part.len()).for_each(|offset| put(offset, Err(LedgerError::InDoubt)));
-                }
+        let mut halving = Halving::new(entries, self.shared.connector.limits.transaction);
+        while let Some((span, part)) = halving.next() {
+            let start = span.start;
+            let result = self.transact_with_retries(part, locks).await;
+            if let Some(note) = halving.settle(span, result) {
+                let result = self.transact_with_retries(&[&note], locks).await;
+                halving.settle_parked(start, result);
             }
         }
-        results.into_iter().map(|result| result.unwrap_or(Err(LedgerError::InDoubt))).collect()
-    }
-
-    /// Records a change whose grant is another user's as a parked event.
-    async fn park_foreign(&mut self, change: &Change, locks: Locks) -> Result<Slot, LedgerError> {
-        let event = match &change.cause {
-            Cause::Delivery(event) => event,
-            // It is parked already. Recording it again would be a redelivery, which makes it due at once, and so for ever.
-            Cause::Retry(_) => return Ok(parked_as_foreign()),
-            Cause::Time => return Err(LedgerError::Panicked),
-        };
-        let note = Entry::Note(Note {
-            event: event.clone(),
-            verdict: Verdict::Parked(ParkReason::ForeignSource),
-            user: Some(change.user),
-        });
-        match self.transact_with_retries(&[&note], locks).await {
-            Ok(_) => Ok(parked_as_foreign()),
-            Err(Failure::InDoubt) => Err(LedgerError::InDoubt),
-            Err(Failure::Aborted(error) | Failure::Culprit(_, error)) => Err(error),
-            Err(Failure::ForeignSource) => Err(LedgerError::Panicked),
-        }
+        halving.into_results()
     }
 
     /// Runs the transaction, again where the server aborted it for reasons that pass.
@@ -230,7 +114,14 @@ impl Writer {
             if !again {
                 metrics::counter!("tollgate_ledger_aborted_total").increment(1);
                 tracing::warn!(?failure, entries = entries.len(), "a ledger transaction did not commit");
-                return Err(failure);
+                return Err(match failure {
+                    Failure::Aborted(LedgerError::Refused { sqlstate, .. })
+                        if sqlstate == OTHER_STATE && entries.len() == 1 =>
+                    {
+                        Failure::Aborted(given_up())
+                    }
+                    other => other,
+                });
             }
             if reused && !matches!(failure, Failure::Aborted(LedgerError::Contended)) {
                 self.connection = None;

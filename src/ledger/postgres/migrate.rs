@@ -4,22 +4,13 @@ use diesel::{Connection, RunQueryDsl, sql_types::Bool};
 use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::super::LedgerError;
+use super::super::{LedgerError, MigrationReport};
 use crate::domain::plan::Catalogue;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
 /// The advisory lock that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x746f_6c6c_6d69_6772; // "tollmigr"
-
-/// What a migration run did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MigrationReport {
-    /// Versions applied by this run, oldest first. Empty if there was nothing to do.
-    pub applied: Vec<String>,
-    /// Levels of the catalogue added to the database's enum.
-    pub levels_added: Vec<String>,
-}
 
 /// Runs on a thread of its own: the migration harness is synchronous.
 pub(super) async fn run(url: &str, catalogue: &Catalogue) -> Result<MigrationReport, LedgerError> {

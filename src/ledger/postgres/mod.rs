@@ -1,6 +1,6 @@
 //! The ledger on PostgreSQL.
 //!
-//! `connection` opens connections and pools, `batch` turns entries into columns, `statements` holds the hot SQL, `apply` is
+//! `connection` opens connections and pools, `batch` turns entries and accounts into columns, `statements` holds the hot SQL, `apply` is
 //! the one write transaction, `lane` decides what to do when it fails, `read` and `upkeep` are everything else, `migrate`
 //! makes the schema.
 
@@ -20,12 +20,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-pub use self::{connection::Limits, migrate::MigrationReport};
+pub use self::connection::Limits;
 use self::{
     connection::{Connector, EpochSeen},
     lane::PostgresLane,
 };
-use super::{ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord};
+use super::{
+    ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
+};
 use crate::domain::{
     entitlement::Entitlement,
     grant::Grant,

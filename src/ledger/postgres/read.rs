@@ -9,20 +9,16 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    super::{ChangedState, LedgerError},
+    super::{
+        ChangedState, LedgerError,
+        account::{AccountRow, Loaded, entitlement as read_entitlement, load},
+    },
     Durability,
-    batch::{Loaded, entitlement as read_entitlement, load},
     connection::Pool,
     schema::entitlement_state,
-    statements::{AccountRow, ReadAccounts},
+    statements::ReadAccounts,
 };
-use crate::domain::{
-    entitlement::{Entitlement, fold},
-    grant::Grant,
-    id::UserId,
-    level::Level,
-    plan::Catalogue,
-};
+use crate::domain::{entitlement::Entitlement, grant::Grant, id::UserId, level::Level, plan::Catalogue};
 
 async fn account(pool: &Pool, user: UserId) -> Result<Loaded, LedgerError> {
     let users = [user.uuid()];
@@ -31,15 +27,8 @@ async fn account(pool: &Pool, user: UserId) -> Result<Loaded, LedgerError> {
     Ok(load(1, rows).pop().unwrap_or_default())
 }
 
-/// The state; where its time is over, or where the grants are older than Tollgate, what the grants give now.
 pub(super) async fn entitlement(pool: &Pool, catalogue: &Catalogue, user: UserId) -> Result<Entitlement, LedgerError> {
-    let Loaded { account, now, .. } = account(pool, user).await?;
-    let state = account.entitlement;
-    if state.version > 0 && !state.is_over(now) {
-        return Ok(state);
-    }
-    let (level, expires_at) = fold(&account.grants, catalogue, now);
-    Ok(Entitlement { level, expires_at, version: state.version })
+    account(pool, user).await.map(|loaded| loaded.entitlement(catalogue))
 }
 
 pub(super) async fn grants(pool: &Pool, user: UserId) -> Result<Vec<Grant>, LedgerError> {

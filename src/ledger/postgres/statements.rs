@@ -6,35 +6,17 @@
 
 use chrono::{DateTime, Utc};
 use diesel::{
-    QueryResult,
     pg::Pg,
-    query_builder::{AstPass, Query, QueryFragment, QueryId},
     sql_types::{Array, BigInt, Bool, Bytea, Integer, Nullable, Text, Timestamptz},
 };
 use uuid::Uuid;
 
+use super::super::statement::typed_statement;
+
 macro_rules! statement {
     ($(#[$doc:meta])* $name:ident -> $out:ty { $($sql:literal $(, $field:ident : [$rust:ty] as $bind:ty)? ;)+ }) => {
-        $(#[$doc])*
-        pub(super) struct $name<'a> { $($(pub(super) $field: &'a [$rust],)?)+ }
-
-        impl<'a> QueryFragment<Pg> for $name<'a> {
-            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-                $(
-                    out.push_sql($sql);
-                    $(out.push_bind_param::<Array<$bind>, [$rust]>(self.$field)?;)?
-                )+
-                Ok(())
-            }
-        }
-
-        impl QueryId for $name<'_> {
-            type QueryId = $name<'static>;
-            const HAS_STATIC_QUERY_ID: bool = true;
-        }
-
-        impl Query for $name<'_> {
-            type SqlType = $out;
+        typed_statement! {
+            Pg; $(#[$doc])* $name -> $out { $($sql $(, $field: &'a [$rust] as Array<$bind>)? ;)+ }
         }
     };
 }
@@ -205,23 +187,3 @@ statement! {
 /// The constraints that [`WriteAccounts`] violates when a grant's business key, or its event, belongs to another user.
 pub(super) const FOREIGN_SOURCE: [&str; 2] =
     ["user_entitlements_status_check", "user_entitlements_stripe_event_id_key"];
-
-/// The row of [`ReadAccounts`].
-pub(super) type AccountRow = (
-    i64,
-    DateTime<Utc>,
-    bool,
-    Option<String>,
-    Option<DateTime<Utc>>,
-    Option<i64>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<DateTime<Utc>>,
-    Option<DateTime<Utc>>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-);

@@ -12,14 +12,13 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    super::{Epoch, Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord},
+    super::{Epoch, Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord, account},
     connection::{Pool, identify},
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
     id::{EventId, SessionId, UserId},
     level::Level,
-    plan::Interval,
 };
 
 /// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
@@ -95,16 +94,7 @@ pub(super) async fn session(pool: &Pool, user: UserId, id: &SessionId) -> Result
         })
         .await?;
     Ok(row.and_then(|row| {
-        Some(SessionRecord {
-            id: SessionId::parse(&row.id).ok()?,
-            user: row.user_id.into(),
-            level: Level::parse(&row.level).ok()?,
-            interval: [Interval::Day, Interval::Week, Interval::Month, Interval::Year]
-                .into_iter()
-                .find(|interval| row.interval.as_deref() == Some(interval.as_str())),
-            expired: row.state == "expired",
-            expires_at: row.expires_at,
-        })
+        account::session(&row.id, row.user_id, &row.level, row.interval.as_deref(), &row.state, row.expires_at)
     }))
 }
 
@@ -130,9 +120,7 @@ pub(super) async fn claim_key(
             claim.first(connection).await
         })
         .await?;
-    let level = Level::parse(&level)
-        .map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "checkout_keys.level".into() })?;
-    Ok(KeyClaim { level, attempt: u32::try_from(attempt).unwrap_or(1) })
+    account::key_claim(&level, attempt)
 }
 
 pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {

@@ -1,0 +1,166 @@
+//! What the ledger's rows mean: a user's state and grants, as the databases give them.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{KeyClaim, LedgerError, SessionRecord};
+use crate::domain::{
+    change::Account,
+    entitlement::{Entitlement, fold},
+    grant::{Grant, GrantStatus, Source, SourceKind},
+    id::{CustomerId, EventId, PaymentIntentId, SessionId},
+    level::Level,
+    plan::{Catalogue, Interval},
+};
+
+/// One row per grant of a user, or one without: the user's place (from 1), the database's clock, whether `users` has the user;
+/// level, end and version of the state; the grant's source, level, status, end, time of report, event, session, payment and
+/// customer.
+pub(super) type AccountRow = (
+    i64,
+    DateTime<Utc>,
+    bool,
+    Option<String>,
+    Option<DateTime<Utc>>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
+
+/// A user's rows, read where nobody else can change them.
+#[derive(Default)]
+pub(super) struct Loaded {
+    /// Whether `users` has the user.
+    pub(super) exists: bool,
+    /// State and grants.
+    pub(super) account: Account,
+    /// The database's clock at reading.
+    pub(super) now: DateTime<Utc>,
+    /// Places in `account.grants` to be written.
+    pub(super) touched: Vec<usize>,
+    /// Whether the state is to be written.
+    pub(super) changed: bool,
+}
+
+impl Loaded {
+    /// The state; where its time is over, or where the grants are older than Tollgate, what the grants give now.
+    pub(super) fn entitlement(self, catalogue: &Catalogue) -> Entitlement {
+        let state = self.account.entitlement;
+        if state.version > 0 && !state.is_over(self.now) {
+            return state;
+        }
+        let (level, expires_at) = fold(&self.account.grants, catalogue, self.now);
+        Entitlement { level, expires_at, version: state.version }
+    }
+
+    /// The grants to be written.
+    pub(super) fn touched_grants(&self) -> impl Iterator<Item = &Grant> {
+        self.touched.iter().filter_map(|place| self.account.grants.get(*place))
+    }
+}
+
+/// Sorts rows to the users they are of.
+pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
+    let mut loaded: Vec<Loaded> = std::iter::repeat_with(Loaded::default).take(users).collect();
+    for row in rows {
+        let (
+            place,
+            now,
+            exists,
+            level,
+            expires_at,
+            version,
+            kind,
+            id,
+            grant_level,
+            status,
+            period_end,
+            reported_at,
+            ..,
+        ) = &row;
+        let Some(user) = usize::try_from(*place - 1).ok().and_then(|place| loaded.get_mut(place)) else { continue };
+        user.exists = *exists;
+        user.now = *now;
+        if let (Some(level), Some(version)) = (level, version) {
+            user.account.entitlement = entitlement(level, *expires_at, *version);
+        }
+        if let (Some(kind), Some(id), Some(level), Some(status), Some(period_end), Some(reported_at)) =
+            (kind, id, grant_level, status, period_end, reported_at)
+            && let Some(mut grant) = grant(kind, id, level, status, *period_end, *reported_at)
+        {
+            let (.., event, session, payment_intent, customer) = row;
+            grant.event = event.and_then(|id| EventId::parse(&id).ok());
+            grant.session = session.and_then(|id| SessionId::parse(&id).ok());
+            grant.payment_intent = payment_intent.and_then(|id| PaymentIntentId::parse(&id).ok());
+            grant.customer = customer.and_then(|id| CustomerId::parse(&id).ok());
+            user.account.grants.push(grant);
+        }
+    }
+    loaded
+}
+
+/// A state as the ledger keeps it. A level that cannot be read is served as `FREE`, never as something better.
+pub(super) fn entitlement(level: &str, expires_at: Option<DateTime<Utc>>, version: i64) -> Entitlement {
+    Entitlement {
+        level: Level::parse(level).unwrap_or_else(|_| Level::free()),
+        expires_at,
+        version: u64::try_from(version).unwrap_or(0),
+    }
+}
+
+fn grant(
+    kind: &str,
+    id: &str,
+    level: &str,
+    status: &str,
+    period_end: DateTime<Utc>,
+    reported_at: DateTime<Utc>,
+) -> Option<Grant> {
+    Some(Grant {
+        source: Source { kind: SourceKind::from_word(kind)?, id: id.into() },
+        level: Level::parse(level).ok()?,
+        status: GrantStatus::from_word(status)?,
+        period_end,
+        reported_at,
+        event: None,
+        session: None,
+        payment_intent: None,
+        customer: None,
+    })
+}
+
+/// A session as the ledger keeps it; none if its id or level cannot be read.
+pub(super) fn session(
+    id: &str,
+    user: Uuid,
+    level: &str,
+    interval: Option<&str>,
+    state: &str,
+    expires_at: DateTime<Utc>,
+) -> Option<SessionRecord> {
+    Some(SessionRecord {
+        id: SessionId::parse(id).ok()?,
+        user: user.into(),
+        level: Level::parse(level).ok()?,
+        interval: [Interval::Day, Interval::Week, Interval::Month, Interval::Year]
+            .into_iter()
+            .find(|known| interval == Some(known.as_str())),
+        expired: state == "expired",
+        expires_at,
+    })
+}
+
+/// How a caller's idempotency key stands.
+pub(super) fn key_claim(level: &str, attempt: i32) -> Result<KeyClaim, LedgerError> {
+    let level = Level::parse(level)
+        .map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "checkout_keys.level".into() })?;
+    Ok(KeyClaim { level, attempt: u32::try_from(attempt).unwrap_or(1) })
+}

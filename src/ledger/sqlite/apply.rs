@@ -1,0 +1,252 @@
+//! The one write transaction: `BEGIN IMMEDIATE`, inbox, read, decide, write, `COMMIT`. There is one writer, so nothing is locked
+//! but the file, and nobody can come between.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    QueryResult, RunQueryDsl,
+    connection::SimpleConnection,
+    result::{DatabaseErrorKind, Error as DieselError},
+    sqlite::SqliteConnection,
+};
+
+use super::{
+    super::{
+        Entry, LedgerError,
+        account::{AccountRow, Loaded, load},
+        batch::{EventRow, Users, is_retry},
+        decide::{Decided, Inbox, Known, Slot, decide, redelivered},
+        halving::{Failure, Halving},
+    },
+    connection::{Loan, classify, micros, moment},
+    statements::{
+        AccountColumns, ClaimEvent, CorrectEvent, ExpireSession, FindEvent, InsertEvent, InsertUser, ReadAccount,
+        WakeEvent, WriteGrant, WriteState,
+    },
+};
+use crate::domain::{
+    event::EventRecord,
+    id::{CustomerId, EventId, PaymentIntentId, SessionId},
+    plan::Catalogue,
+};
+
+fn aborted(error: DieselError) -> Failure {
+    Failure::Aborted(classify(&error))
+}
+
+/// Commits a batch, mostly in one transaction. One result per entry, in order.
+pub(super) fn commit(
+    loan: &mut Loan,
+    entries: &[Entry],
+    catalogue: &Catalogue,
+    limit: Duration,
+) -> Vec<Result<Slot, LedgerError>> {
+    let entries: Vec<&Entry> = entries.iter().collect();
+    let mut halving = Halving::new(&entries, limit);
+    while let Some((span, part)) = halving.next() {
+        let start = span.start;
+        let result = transact(loan, part, catalogue);
+        if let Some(note) = halving.settle(span, result) {
+            let result = transact(loan, &[&note], catalogue);
+            halving.settle_parked(start, result);
+        }
+    }
+    halving.into_results()
+}
+
+/// Runs the transaction. Leaves the connection clean, or says that it is broken.
+fn transact(loan: &mut Loan, entries: &[&Entry], catalogue: &Catalogue) -> Result<Vec<Slot>, Failure> {
+    if loan.broken {
+        return Err(Failure::Aborted(LedgerError::Unavailable("the connection is broken".into())));
+    }
+    let connection = &mut loan.connection;
+    let mut committing = false;
+    let begun = connection.batch_execute("BEGIN IMMEDIATE").map_err(aborted);
+    let result = begun.and_then(|()| write(connection, entries, catalogue)).and_then(|slots| {
+        committing = true;
+        connection.batch_execute("COMMIT").map_err(aborted)?;
+        Ok(slots)
+    });
+    result.map_err(|failure| {
+        // Where the transaction is still there, nothing of it was committed. Where SQLite has ended it by itself, which it does
+        // for the worst of errors, a COMMIT may be in the log although it was said to have failed.
+        loan.broken = connection.batch_execute("ROLLBACK").is_err();
+        metrics::counter!("tollgate_ledger_aborted_total").increment(1);
+        tracing::warn!(?failure, entries = entries.len(), "a ledger transaction did not commit");
+        if committing && loan.broken { Failure::InDoubt } else { failure }
+    })
+}
+
+fn write(connection: &mut SqliteConnection, entries: &[&Entry], catalogue: &Catalogue) -> Result<Vec<Slot>, Failure> {
+    let now = super::connection::now();
+    let users = Users::of(entries);
+    let mut first = HashSet::new();
+    for (entry, event) in entries.iter().filter_map(|entry| entry.event().map(|event| (*entry, event))) {
+        let enter = if is_retry(entry) { claim } else { record };
+        if enter(connection, entry, event, now).map_err(aborted)? {
+            first.insert(event.id.as_str());
+        }
+    }
+    let waiting = settle_known(connection, entries, &mut first, now).map_err(aborted)?;
+    let names: Vec<String> = users.ids.iter().map(ToString::to_string).collect();
+    let mut rows = Vec::with_capacity(names.len());
+    for (place, name) in (1..).zip(&names) {
+        rows.extend(account(connection, place, name, now).map_err(aborted)?);
+    }
+    let mut accounts = load(users.ids.len(), rows);
+    let inbox = Inbox { first, waiting };
+    let decided = decide(entries, &users, |_| true, &inbox, &mut accounts, catalogue, true)?;
+    for (name, account) in names.iter().zip(&accounts).filter(|(_, account)| account.changed) {
+        write_account(connection, name, account, now)?;
+    }
+    correct(connection, &decided).map_err(aborted)?;
+    Ok(decided.slots)
+}
+
+/// Writes an event into the inbox. Whether nobody had it before.
+fn record(
+    connection: &mut SqliteConnection,
+    entry: &Entry,
+    event: &EventRecord,
+    now: DateTime<Utc>,
+) -> QueryResult<bool> {
+    let row = EventRow::of(entry, event);
+    let user = row.user.map(|user| user.to_string());
+    let insert = InsertEvent {
+        id: row.id,
+        kind: row.kind,
+        object_id: row.object_id,
+        created: row.created.map(micros),
+        livemode: row.livemode,
+        api_version: row.api_version,
+        object_hash: row.object_hash,
+        user: user.as_deref(),
+        outcome: row.outcome,
+        reason: row.reason,
+        payload: row.payload,
+        received_at: micros(now),
+        processed_at: micros(now),
+    };
+    Ok(insert.execute(connection)? > 0)
+}
+
+/// Claims an event that waits in the inbox. Whether it is ours to apply.
+fn claim(
+    connection: &mut SqliteConnection,
+    entry: &Entry,
+    event: &EventRecord,
+    now: DateTime<Utc>,
+) -> QueryResult<bool> {
+    let row = EventRow::of(entry, event);
+    let user = row.user.map(|user| user.to_string());
+    let claim = ClaimEvent {
+        now: micros(now),
+        user: user.as_deref(),
+        object_id: row.object_id,
+        object_hash: row.object_hash,
+        id: row.id,
+    };
+    Ok(claim.execute(connection)? > 0)
+}
+
+/// Deals with events that the inbox had already: those that are claimed join the first, and those that wait are given.
+fn settle_known<'a>(
+    connection: &mut SqliteConnection,
+    entries: &[&'a Entry],
+    first: &mut HashSet<&'a str>,
+    now: DateTime<Utc>,
+) -> QueryResult<HashSet<&'a str>> {
+    let redelivered = redelivered(entries, first, |_| true);
+    let mut found = Vec::with_capacity(redelivered.len());
+    for id in redelivered.keys() {
+        found.extend(FindEvent { id }.get_results(connection)?);
+    }
+    let known = Known::sort(&redelivered, &found);
+    for id in &known.parked {
+        WakeEvent { id }.execute(connection)?;
+    }
+    for (entry, event) in &known.ignored {
+        if claim(connection, entry, event, now)? {
+            first.insert(event.id.as_str());
+        }
+    }
+    Ok(known.waiting)
+}
+
+/// Reads a user's rows.
+pub(super) fn account(
+    connection: &mut SqliteConnection,
+    place: i64,
+    user: &str,
+    now: DateTime<Utc>,
+) -> QueryResult<Vec<AccountRow>> {
+    let rows: Vec<AccountColumns> = ReadAccount { user }.get_results(connection)?;
+    let row = |row: AccountColumns| {
+        let (exists, level, end, version, kind, id, grant_level, status, period_end, reported_at, e, s, p, c) = row;
+        let (end, period_end, reported_at) = (end.map(moment), period_end.map(moment), reported_at.map(moment));
+        (place, now, exists, level, end, version, kind, id, grant_level, status, period_end, reported_at, e, s, p, c)
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+fn write_account(
+    connection: &mut SqliteConnection,
+    user: &str,
+    account: &Loaded,
+    now: DateTime<Utc>,
+) -> Result<(), Failure> {
+    let now = micros(now);
+    if !account.exists {
+        InsertUser { id: user, created_at: now }.execute(connection).map_err(aborted)?;
+    }
+    for grant in account.touched_grants() {
+        let write = WriteGrant {
+            user,
+            level: grant.level.as_str(),
+            event: grant.event.as_ref().map(EventId::as_str),
+            source_kind: grant.source.kind.as_str(),
+            source_id: &grant.source.id,
+            status: grant.status.as_str(),
+            period_end: micros(grant.period_end),
+            reported_at: micros(grant.reported_at),
+            session: grant.session.as_ref().map(SessionId::as_str),
+            payment_intent: grant.payment_intent.as_ref().map(PaymentIntentId::as_str),
+            customer: grant.customer.as_ref().map(CustomerId::as_str),
+            now,
+        };
+        match write.execute(connection) {
+            Ok(0) => return Err(Failure::ForeignSource),
+            Ok(_) => {}
+            // The event has made a grant of another user's.
+            Err(DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
+                return Err(Failure::ForeignSource);
+            }
+            Err(error) => return Err(aborted(error)),
+        }
+    }
+    let state = &account.account.entitlement;
+    let write = WriteState {
+        user,
+        level: state.level.as_str(),
+        expires_at: state.expires_at.map(micros),
+        version: i64::try_from(state.version).unwrap_or(i64::MAX),
+        changed_at: micros(super::connection::now()),
+    };
+    if write.execute(connection).map_err(aborted)? == 0 {
+        let refused = LedgerError::Refused { sqlstate: "-".into(), constraint: "a version that does not grow".into() };
+        return Err(Failure::Aborted(refused));
+    }
+    Ok(())
+}
+
+fn correct(connection: &mut SqliteConnection, decided: &Decided<'_>) -> QueryResult<()> {
+    for row in &decided.corrections {
+        let correct = CorrectEvent { outcome: row.outcome, reason: row.reason, payload: row.payload, id: row.id };
+        correct.execute(connection)?;
+    }
+    for id in &decided.expired_sessions {
+        ExpireSession { id }.execute(connection)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Reads: on the readers' connections, one statement each.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper};
+
+use super::{
+    super::{
+        ChangedState, LedgerError,
+        account::{Loaded, entitlement, load},
+    },
+    apply,
+    connection::{Pool, micros, moment, now},
+    schema::{entitlement_state, tollgate_ledger, user_entitlements},
+};
+use crate::domain::{id::UserId, level::Level};
+
+pub(super) async fn account(readers: &Arc<Pool>, user: UserId) -> Result<Loaded, LedgerError> {
+    let rows = readers.ask(move |connection| apply::account(connection, 1, &user.to_string(), now())).await?;
+    Ok(load(1, rows).pop().unwrap_or_default())
+}
+
+#[derive(diesel::Queryable, diesel::Selectable)]
+#[diesel(table_name = entitlement_state)]
+struct StateRow {
+    user_id: String,
+    level: String,
+    expires_at: Option<i64>,
+    version: i64,
+    changed_at: i64,
+}
+
+pub(super) async fn changed_between(
+    readers: &Arc<Pool>,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<ChangedState>, LedgerError> {
+    let query = entitlement_state::table
+        .filter(entitlement_state::changed_at.ge(micros(since)))
+        .filter(entitlement_state::changed_at.le(micros(until)))
+        .order(entitlement_state::changed_at.desc())
+        .limit(i64::from(limit))
+        .select(StateRow::as_select());
+    let rows = readers.ask(move |connection| query.load(connection)).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(ChangedState {
+                user: UserId::parse(&row.user_id).ok()?,
+                entitlement: entitlement(&row.level, row.expires_at.map(moment), row.version),
+                changed_at: moment(row.changed_at),
+            })
+        })
+        .collect())
+}
+
+pub(super) async fn lapsed(readers: &Arc<Pool>, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    let query = entitlement_state::table
+        .filter(entitlement_state::expires_at.le(micros(now())))
+        .order(entitlement_state::expires_at.asc())
+        .limit(i64::from(limit))
+        .select((entitlement_state::user_id, entitlement_state::version));
+    let rows: Vec<(String, i64)> = readers.ask(move |connection| query.load(connection)).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(user, version)| Some((UserId::parse(&user).ok()?, u64::try_from(version).unwrap_or(0))))
+        .collect())
+}
+
+pub(super) async fn levels_in_use(readers: &Arc<Pool>) -> Result<Vec<Level>, LedgerError> {
+    let query = user_entitlements::table
+        .filter(user_entitlements::expires_at.gt(micros(now())))
+        .filter(user_entitlements::entitlement_level.ne(Level::free().as_str().to_owned()))
+        .select(user_entitlements::entitlement_level)
+        .distinct();
+    let levels: Vec<String> = readers.ask(move |connection| query.load(connection)).await?;
+    Ok(levels.iter().filter_map(|level| Level::parse(level).ok()).collect())
+}
+
+/// This machine's clock, and that the file can be read.
+pub(super) async fn clock(readers: &Arc<Pool>) -> Result<DateTime<Utc>, LedgerError> {
+    let _epoch: String =
+        readers.ask(|connection| tollgate_ledger::table.select(tollgate_ledger::epoch).first(connection)).await?;
+    Ok(now())
+}

@@ -1,0 +1,173 @@
+//! The hot SQL: one row a statement, since a statement costs no round trip here. All of them run inside the write transaction, but for
+//! [`ReadAccount`].
+
+use diesel::{
+    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+    sqlite::{Sqlite, SqliteConnection},
+};
+
+use super::super::statement::typed_statement;
+
+macro_rules! statement {
+    ($(#[$doc:meta])* $name:ident -> $out:ty { $($body:tt)+ }) => {
+        typed_statement! { Sqlite; $(#[$doc])* $name -> $out { $($body)+ } }
+
+        impl diesel::RunQueryDsl<SqliteConnection> for $name<'_> {}
+    };
+}
+
+statement! {
+    /// Writes an event into the inbox if it is not there yet.
+    InsertEvent -> () {
+        "INSERT INTO stripe_events (id, type, object_id, created, livemode, api_version, object_hash, user_id, outcome, \
+           reason, payload, received_at, processed_at) VALUES (", id: &'a str as Text;
+        ", ", kind: &'a str as Text;
+        ", ", object_id: Option<&'a str> as Nullable<Text>;
+        ", ", created: Option<i64> as Nullable<BigInt>;
+        ", ", livemode: Option<bool> as Nullable<Bool>;
+        ", ", api_version: Option<&'a str> as Nullable<Text>;
+        ", ", object_hash: Option<&'a [u8]> as Nullable<Binary>;
+        ", ", user: Option<&'a str> as Nullable<Text>;
+        ", ", outcome: &'a str as Text;
+        ", ", reason: Option<&'a str> as Nullable<Text>;
+        ", ", payload: Option<&'a str> as Nullable<Text>;
+        ", ", received_at: i64 as BigInt;
+        ", ", processed_at: i64 as BigInt;
+        ") ON CONFLICT (id) DO NOTHING";
+    }
+}
+
+statement! {
+    /// Claims a waiting event for being applied: whoever changes the row applies it, once.
+    ClaimEvent -> () {
+        "UPDATE stripe_events SET outcome = 'applied', reason = NULL, payload = NULL, processed_at = ", now: i64 as BigInt;
+        ", user_id = ", user: Option<&'a str> as Nullable<Text>;
+        ", object_id = ", object_id: Option<&'a str> as Nullable<Text>;
+        ", object_hash = ", object_hash: Option<&'a [u8]> as Nullable<Binary>;
+        " WHERE id = ", id: &'a str as Text;
+        " AND outcome IN ('parked', 'ignored')";
+    }
+}
+
+statement! {
+    /// How an event stands that was in the inbox already.
+    FindEvent -> (Text, Text, Nullable<Binary>) {
+        "SELECT id, outcome, object_hash FROM stripe_events WHERE id = ", id: &'a str as Text;
+        "";
+    }
+}
+
+statement! {
+    /// Makes a parked event due again: somebody delivered it once more.
+    WakeEvent -> () {
+        "UPDATE stripe_events SET processed_at = 0 WHERE outcome = 'parked' AND id = ", id: &'a str as Text;
+        "";
+    }
+}
+
+statement! {
+    /// Corrects what became of an event: the inbox row was written before it was known.
+    CorrectEvent -> () {
+        "UPDATE stripe_events SET outcome = ", outcome: &'a str as Text;
+        ", reason = ", reason: Option<&'a str> as Nullable<Text>;
+        ", payload = ", payload: Option<&'a str> as Nullable<Text>;
+        " WHERE id = ", id: &'a str as Text;
+        "";
+    }
+}
+
+statement! {
+    /// Everything about a user: one row per grant, or one without.
+    ReadAccount -> (
+        Bool, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
+    ) {
+        "SELECT x.id IS NOT NULL, s.level, s.expires_at, s.version, \
+           g.source_kind, g.source_id, g.entitlement_level, g.status, g.period_end, g.reported_at, \
+           g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer \
+         FROM (SELECT ", user: &'a str as Text;
+        " AS id) AS u \
+         LEFT JOIN users AS x ON x.id = u.id \
+         LEFT JOIN entitlement_state AS s ON s.user_id = u.id \
+         LEFT JOIN user_entitlements AS g ON g.user_id = u.id";
+    }
+}
+
+statement! {
+    /// Adds a user.
+    InsertUser -> () {
+        "INSERT INTO users (id, created_at) VALUES (", id: &'a str as Text;
+        ", ", created_at: i64 as BigInt;
+        ") ON CONFLICT DO NOTHING";
+    }
+}
+
+statement! {
+    /// Writes a grant. Changes no row if its business key belongs to another user.
+    WriteGrant -> () {
+        "INSERT INTO user_entitlements AS g (user_id, entitlement_level, stripe_event_id, source_kind, source_id, status, \
+           period_end, reported_at, checkout_session, payment_intent, customer, created_at, updated_at, expires_at) \
+         SELECT n.*, n.now, CASE WHEN n.status = 'active' THEN n.period_end ELSE n.now END \
+         FROM (SELECT ", user: &'a str as Text;
+        " AS user_id, ", level: &'a str as Text;
+        " AS level, ", event: Option<&'a str> as Nullable<Text>;
+        " AS event, ", source_kind: &'a str as Text;
+        " AS source_kind, ", source_id: &'a str as Text;
+        " AS source_id, ", status: &'a str as Text;
+        " AS status, ", period_end: i64 as BigInt;
+        " AS period_end, ", reported_at: i64 as BigInt;
+        " AS reported_at, ", session: Option<&'a str> as Nullable<Text>;
+        " AS session, ", payment_intent: Option<&'a str> as Nullable<Text>;
+        " AS payment_intent, ", customer: Option<&'a str> as Nullable<Text>;
+        " AS customer, ", now: i64 as BigInt;
+        " AS now) AS n WHERE true \
+         ON CONFLICT (source_kind, source_id) DO UPDATE SET \
+           entitlement_level = excluded.entitlement_level, stripe_event_id = excluded.stripe_event_id, \
+           status = excluded.status, period_end = excluded.period_end, reported_at = excluded.reported_at, \
+           checkout_session = excluded.checkout_session, payment_intent = excluded.payment_intent, \
+           customer = excluded.customer, updated_at = excluded.updated_at, \
+           expires_at = CASE WHEN excluded.status = 'active' THEN excluded.period_end ELSE g.created_at END \
+         WHERE g.user_id = excluded.user_id";
+    }
+}
+
+statement! {
+    /// Writes a state. Changes no row if its version does not grow.
+    WriteState -> () {
+        "INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, changed_at) VALUES (",
+            user: &'a str as Text;
+        ", ", level: &'a str as Text;
+        ", ", expires_at: Option<i64> as Nullable<BigInt>;
+        ", ", version: i64 as BigInt;
+        ", ", changed_at: i64 as BigInt;
+        ") ON CONFLICT (user_id) DO UPDATE SET level = excluded.level, expires_at = excluded.expires_at, \
+           version = excluded.version, changed_at = excluded.changed_at WHERE s.version < excluded.version";
+    }
+}
+
+statement! {
+    /// Notes that a session ended unpaid.
+    ExpireSession -> () {
+        "UPDATE checkout_sessions SET state = 'expired' WHERE id = ", id: &'a str as Text;
+        "";
+    }
+}
+
+/// The row of [`ReadAccount`].
+pub(super) type AccountColumns = (
+    bool,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);

@@ -1,0 +1,173 @@
+//! The ledger's smaller books: parked events, checkout sessions, callers' idempotency keys, processes.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use diesel::{
+    ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    sql_types::{BigInt, Text},
+};
+use uuid::Uuid;
+
+use super::{
+    super::{Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord, account},
+    connection::{Pool, micros, moment, now},
+    schema::{checkout_keys, checkout_sessions, instances},
+};
+use crate::domain::{
+    id::{EventId, SessionId, UserId},
+    level::Level,
+};
+
+/// A process that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
+/// value.
+const INSTANCE_KEPT: TimeDelta = TimeDelta::days(1);
+
+#[derive(diesel::QueryableByName)]
+struct ParkedRow {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = Text)]
+    payload: String,
+}
+
+/// Takes events that are due, counting the try: 30 s after the last one, then a minute, two, …; at most an hour apart.
+pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
+    let take = diesel::sql_query(
+        "UPDATE stripe_events SET attempts = attempts + 1, processed_at = ?1 WHERE id IN (\
+           SELECT id FROM stripe_events WHERE outcome = 'parked' AND payload IS NOT NULL AND \
+             processed_at < ?1 - min(30000000 << (min(attempts, 13) - 1), 3600000000) \
+           ORDER BY processed_at LIMIT ?2) \
+         RETURNING id, payload",
+    )
+    .bind::<BigInt, _>(micros(now()))
+    .bind::<BigInt, _>(i64::from(limit));
+    let rows: Vec<ParkedRow> = writer.ask(move |connection| take.load(connection)).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
+        })
+        .collect())
+}
+
+#[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
+#[diesel(table_name = checkout_sessions)]
+struct SessionRow {
+    id: String,
+    user_id: String,
+    level: String,
+    interval: Option<String>,
+    state: String,
+    expires_at: i64,
+    created_at: i64,
+}
+
+pub(super) async fn record_session(writer: &Arc<Pool>, session: &SessionRecord) -> Result<(), LedgerError> {
+    let row = SessionRow {
+        id: session.id.as_str().to_owned(),
+        user_id: session.user.to_string(),
+        level: session.level.as_str().to_owned(),
+        interval: session.interval.map(|interval| interval.as_str().to_owned()),
+        state: "open".to_owned(),
+        expires_at: micros(session.expires_at),
+        created_at: micros(now()),
+    };
+    let insert = diesel::insert_into(checkout_sessions::table).values(row).on_conflict_do_nothing();
+    writer.ask(move |connection| insert.execute(connection)).await?;
+    Ok(())
+}
+
+pub(super) async fn session(
+    readers: &Arc<Pool>,
+    user: UserId,
+    id: &SessionId,
+) -> Result<Option<SessionRecord>, LedgerError> {
+    let query = checkout_sessions::table
+        .find(id.as_str().to_owned())
+        .filter(checkout_sessions::user_id.eq(user.to_string()))
+        .select(SessionRow::as_select());
+    let row = readers.ask(move |connection| query.first(connection).optional()).await?;
+    Ok(row.and_then(|row| {
+        let ends = moment(row.expires_at);
+        account::session(&row.id, user.uuid(), &row.level, row.interval.as_deref(), &row.state, ends)
+    }))
+}
+
+pub(super) async fn claim_key(
+    writer: &Arc<Pool>,
+    user: UserId,
+    key_hash: [u8; 32],
+    level: &Level,
+) -> Result<KeyClaim, LedgerError> {
+    let insert = diesel::insert_into(checkout_keys::table)
+        .values((
+            checkout_keys::user_id.eq(user.to_string()),
+            checkout_keys::key_hash.eq(key_hash.to_vec()),
+            checkout_keys::level.eq(level.as_str().to_owned()),
+            checkout_keys::created_at.eq(micros(now())),
+        ))
+        .on_conflict_do_nothing();
+    let claim = checkout_keys::table
+        .find((user.to_string(), key_hash.to_vec()))
+        .select((checkout_keys::level, checkout_keys::attempt));
+    let (level, attempt): (String, i32) = writer
+        .ask(move |connection| {
+            insert.execute(connection)?;
+            claim.first(connection)
+        })
+        .await?;
+    account::key_claim(&level, attempt)
+}
+
+pub(super) async fn fail_key(
+    writer: &Arc<Pool>,
+    user: UserId,
+    key_hash: [u8; 32],
+    attempt: u32,
+) -> Result<(), LedgerError> {
+    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX - 1);
+    // Only the attempt that failed moves on: two failures of one attempt are one.
+    let failed =
+        checkout_keys::table.find((user.to_string(), key_hash.to_vec())).filter(checkout_keys::attempt.eq(attempt));
+    let update = diesel::update(failed).set(checkout_keys::attempt.eq(attempt + 1));
+    writer.ask(move |connection| update.execute(connection)).await?;
+    Ok(())
+}
+
+pub(super) async fn beat(writer: &Arc<Pool>, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
+    let now = now();
+    let shown = TimeDelta::from_std(behind).ok().and_then(|behind| now.checked_sub_signed(behind)).unwrap_or_default();
+    let heard = (instances::last_seen.eq(micros(now)), instances::shown_until.eq(micros(shown)));
+    let beat = diesel::insert_into(instances::table)
+        .values((instances::id.eq(instance.to_string()), instances::started_at.eq(micros(now)), heard))
+        .on_conflict(instances::id)
+        .do_update()
+        .set(heard);
+    let tidy = diesel::delete(instances::table.filter(instances::last_seen.lt(micros(now - INSTANCE_KEPT))));
+    let all =
+        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
+    let rows: Vec<(String, i64, i64)> = writer
+        .ask(move |connection| {
+            connection.immediate_transaction(|connection| {
+                beat.execute(connection)?;
+                tidy.execute(connection)?;
+                all.load(connection)
+            })
+        })
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(id, last_seen, shown_until)| {
+            let id = Uuid::try_parse(&id).ok()?;
+            Some(Instance { id, last_seen: moment(last_seen), shown_until: moment(shown_until) })
+        })
+        .collect())
+}
+
+pub(super) async fn forget_instance(writer: &Arc<Pool>, instance: Uuid) -> Result<(), LedgerError> {
+    let delete = diesel::delete(instances::table.find(instance.to_string()));
+    writer.ask(move |connection| delete.execute(connection)).await?;
+    Ok(())
+}
