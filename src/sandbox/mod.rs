@@ -1,5 +1,7 @@
 //! A local Stripe look-alike: API, pay page, signed webhooks with retries and duplicates. Loopback only.
 
+pub mod pay_page;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use secrecy::SecretString;
