@@ -5,7 +5,7 @@
 //! in `tests/fixtures/stripe`, made from Stripe's own types.
 
 mod answers;
-mod form;
+
 mod idempotency;
 pub(crate) mod schema;
 
@@ -19,6 +19,7 @@ use actix_web::http::header::{HeaderMap, LOCATION};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tollgate::sandbox::form;
 
 use self::answers::Answer;
 use self::idempotency::{Lookup, Stored};
@@ -167,7 +168,7 @@ async fn serve(request: HttpRequest, body: web::Bytes, state: web::Data<Mutex<St
 impl State {
     /// Records the request and decides its answer; `None` means none, ever.
     fn answer(&mut self, request: &HttpRequest, body: &[u8]) -> Option<Answer> {
-        let decoded = form::decode(body).map(|params| schema::with_types(&params));
+        let decoded = form::decode(body).map(|params| schema::with_types(&params)).map_err(|error| error.to_string());
         let answer = self.decide(request, &decoded);
         self.requests.push(RecordedRequest {
             path: request.path().to_owned(),

@@ -1,0 +1,109 @@
+//! What happens to sessions, each thing at once and at most once.
+
+use super::{
+    events::emit,
+    objects::{Customer, Delayed, Mode, Origin, Payer, PaymentStatus, Session, Status, new_id, user_of},
+    state::State,
+};
+use crate::activity::Step;
+
+/// How the buyer pays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Payment {
+    /// The money is there.
+    Now,
+    /// The money comes later, or not.
+    Later,
+}
+
+/// The buyer has paid, or ordered. `false`: the session was not open, and nothing happened.
+pub(super) fn complete(state: &mut State, id: &str, payment: Payment, payer: Payer, now: i64) -> bool {
+    let Some(mut session) = open(state, id, now) else { return false };
+    let free = session.amount() == 0;
+    session.status = Status::Complete;
+    session.payment_status = match payment {
+        _ if free => PaymentStatus::NoPaymentRequired,
+        Payment::Now => PaymentStatus::Paid,
+        Payment::Later => PaymentStatus::Unpaid,
+    };
+    session.delayed = (payment == Payment::Later && !free).then_some(Delayed::Waiting);
+    if session.customer.is_none() && (session.mode == Mode::Subscription || session.always_customer) {
+        session.customer = Some(new_customer(state, &session, &payer, now));
+    }
+    match session.mode {
+        Mode::Subscription => {
+            session.subscription = Some(new_id("sub_1", 24));
+            session.invoice = Some(new_id("in_1", 24));
+        }
+        Mode::Payment if !free => session.payment_intent = Some(new_id("pi_3", 24)),
+        Mode::Payment => {}
+    }
+    session.payer = Some(payer);
+    let (user, paid) = (user_of(&session.metadata), session.payment_status != PaymentStatus::Unpaid);
+    state.activity.tell(user, || Step::SessionCompleted { session: session.id.clone(), paid });
+    finish(state, session, "checkout.session.completed", Origin::default(), now);
+    true
+}
+
+/// The card was refused: the session stays open.
+pub(super) fn decline(state: &State, id: &str) {
+    let Some(session) = state.sessions.get(id) else { return };
+    let user = user_of(&session.metadata);
+    state.activity.tell(user, || Step::PaymentDeclined { session: session.id.clone() });
+}
+
+/// A delayed payment has arrived, or failed. `false`: none was waited for.
+pub(super) fn settle(state: &mut State, id: &str, succeeded: bool, now: i64) -> bool {
+    let waiting = |session: &&Session| session.delayed == Some(Delayed::Waiting);
+    let Some(mut session) = state.sessions.get(id).filter(waiting).cloned() else { return false };
+    let kind = if succeeded {
+        session.delayed = Some(Delayed::Arrived);
+        session.payment_status = PaymentStatus::Paid;
+        "checkout.session.async_payment_succeeded"
+    } else {
+        session.delayed = Some(Delayed::Failed);
+        "checkout.session.async_payment_failed"
+    };
+    finish(state, session, kind, Origin::default(), now);
+    true
+}
+
+/// The session can no longer be paid. `false`: it could not before.
+pub(super) fn expire(state: &mut State, id: &str, origin: Origin, now: i64) -> bool {
+    let open = |session: &&Session| session.status == Status::Open;
+    let Some(mut session) = state.sessions.get(id).filter(open).cloned() else { return false };
+    session.status = Status::Expired;
+    finish(state, session, "checkout.session.expired", origin, now);
+    true
+}
+
+/// Expires what is over.
+pub(super) fn expire_due(state: &mut State, now: i64) {
+    let over: Vec<String> =
+        state.open.iter().take_while(|(at, _)| *at <= now).map(|(_, session)| session.clone()).collect();
+    for id in over {
+        expire(state, &id, Origin::default(), now);
+    }
+}
+
+/// A session that may be paid now: one that is over is none, although the timer may be late.
+fn open(state: &mut State, id: &str, now: i64) -> Option<Session> {
+    expire_due(state, now);
+    state.sessions.get(id).filter(|session| session.status == Status::Open).cloned()
+}
+
+fn new_customer(state: &mut State, session: &Session, payer: &Payer, now: i64) -> String {
+    let customer = Customer { email: payer.email.clone(), name: payer.name.clone(), ..Customer::new(now) };
+    let id = customer.id.clone();
+    // Whose it is, for the activity: the session says it, a customer that Checkout makes has no metadata.
+    emit(state, "customer.created", customer.shown(), user_of(&session.metadata), Origin::default(), now);
+    state.put(customer);
+    id
+}
+
+fn finish(state: &mut State, session: Session, kind: &str, origin: Origin, now: i64) {
+    let shown = session.shown(&state.base);
+    let user = user_of(&session.metadata);
+    state.put_session(session);
+    emit(state, kind, shown, user, origin, now);
+}

@@ -1,0 +1,187 @@
+//! The pay page's requests: what a buyer does becomes what happens to the session.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{CONTENT_SECURITY_POLICY, ContentType, HOST, LOCATION, ORIGIN},
+    },
+    web::{Bytes, Data, Path},
+};
+use url::{Url, form_urlencoded};
+
+use super::{
+    checkout::{self, Payment},
+    events::now,
+    objects::{Delayed, Payer, Recurring, Session, Status},
+    pay_page::{self, CardOutcome, FieldError, FieldErrors, KeptFields, Method, PayState, PayView},
+    server::Site,
+};
+
+/// `GET /c/pay/{id}`
+pub(super) async fn show(id: Path<String>, site: Data<Site>) -> HttpResponse {
+    let session = site.shared.look().sessions.get(&id).cloned();
+    session.map_or_else(unknown, |session| page(StatusCode::OK, &view(&session)))
+}
+
+/// `POST /c/pay/{id}`: the buyer pays. However often it comes, the session is paid once.
+pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, site: Data<Site>) -> HttpResponse {
+    if !is_same_origin(&request) {
+        return foreign();
+    }
+    let Some(session) = site.shared.look().sessions.get(&id).cloned() else { return unknown() };
+    if session.status != Status::Open {
+        return after(&session);
+    }
+    let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
+    let kept = KeptFields::of(&fields);
+    let payment = match pay_page::read(&fields, chrono::Utc::now()) {
+        Ok(Method::Card(CardOutcome::Approved)) => Payment::Now,
+        Ok(Method::Card(CardOutcome::Declined(reason))) => {
+            checkout::decline(&site.shared.look(), &id);
+            let state = PayState::Declined(reason.sentence().to_owned());
+            return page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(&session) });
+        }
+        Ok(Method::Delayed) => Payment::Later,
+        Ok(Method::Free) if session.amount() == 0 => Payment::Now,
+        Ok(Method::Free) => {
+            let errors = FieldErrors { method: Some(FieldError::NoMethod), ..FieldErrors::default() };
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session) });
+        }
+        Err((errors, kept)) => {
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session) });
+        }
+    };
+    let said = |text: String| Some(text).filter(|text| !text.is_empty());
+    let payer = Payer { email: said(kept.email).or(session.customer_email), name: said(kept.name) };
+    let (session, receipt) = site.shared.change(|state| {
+        checkout::complete(state, &id, payment, payer, now());
+        state.sessions.get(&id).cloned()
+    });
+    match (receipt.kept().await, session) {
+        (Ok(()), Some(session)) => after(&session),
+        (Ok(()), None) => unknown(),
+        (Err(error), _) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// `POST /c/pay/{id}/settle`: the delayed payment arrives, or fails.
+pub(super) async fn settle(request: HttpRequest, id: Path<String>, body: Bytes, site: Data<Site>) -> HttpResponse {
+    if !is_same_origin(&request) {
+        return foreign();
+    }
+    let outcome = form_urlencoded::parse(&body).find(|(name, _)| name == "outcome").map(|(_, value)| value);
+    let succeeded = match outcome.as_deref() {
+        Some("succeeded") => true,
+        Some("failed") => false,
+        _ => return sentence(StatusCode::BAD_REQUEST, "outcome must be succeeded or failed."),
+    };
+    let (is_known, receipt) = site.shared.change(|state| {
+        checkout::settle(state, &id, succeeded, now());
+        state.sessions.get(&id).is_some()
+    });
+    match receipt.kept().await {
+        Ok(()) if is_known => see(&format!("/c/pay/{id}")),
+        Ok(()) => unknown(),
+        Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// `GET /c/pay/{id}/cancel`: back to the shop. The session stays open, as Stripe's does.
+pub(super) async fn cancel(id: Path<String>, site: Data<Site>) -> HttpResponse {
+    let session = site.shared.look().sessions.get(&id).cloned();
+    session.map_or_else(unknown, |session| see(&cancel_url(&session)))
+}
+
+/// `GET /c/assets/{path}`
+pub(super) async fn asset(path: Path<String>) -> HttpResponse {
+    match pay_page::asset(&path) {
+        Some((kind, body)) => HttpResponse::Ok().content_type(kind).body(body),
+        None => sentence(StatusCode::NOT_FOUND, "There is no such file."),
+    }
+}
+
+/// Where a buyer goes whose session is no longer open.
+fn after(session: &Session) -> HttpResponse {
+    match (session.status, session.delayed) {
+        (Status::Complete, None | Some(Delayed::Waiting | Delayed::Arrived)) => see(&session.success_url()),
+        _ => page(StatusCode::OK, &view(session)),
+    }
+}
+
+fn view(session: &Session) -> PayView {
+    let (first, more) = match session.lines.as_slice() {
+        [] => (None, 0),
+        [first, more @ ..] => (Some(first), more.len()),
+    };
+    let name = first.map(|line| line.name.clone()).unwrap_or_default();
+    let recurring = session.lines.iter().find_map(|line| line.recurring.as_ref());
+    PayView {
+        session_id: session.id.clone(),
+        plan_name: if more == 0 { name } else { format!("{name} and {more} more") },
+        amount_minor: session.amount(),
+        currency: session.currency.clone(),
+        interval: recurring.map(interval),
+        email: session.customer_email.clone(),
+        success_url: session.success_url(),
+        cancel_url: cancel_url(session),
+        state: state(session),
+        errors: FieldErrors::default(),
+        kept: KeptFields::default(),
+    }
+}
+
+fn state(session: &Session) -> PayState {
+    match (session.status, session.delayed) {
+        (Status::Open, _) if session.expires_at > now() => PayState::Open,
+        (Status::Open | Status::Expired, _) => PayState::Expired,
+        (Status::Complete, None | Some(Delayed::Arrived)) => PayState::Paid,
+        (Status::Complete, Some(Delayed::Waiting)) => PayState::Pending,
+        (Status::Complete, Some(Delayed::Failed)) => PayState::Failed,
+    }
+}
+
+fn interval(recurring: &Recurring) -> String {
+    match recurring.interval_count {
+        1 => recurring.interval.clone(),
+        count => format!("{count} {}s", recurring.interval),
+    }
+}
+
+/// Where a shop has said nothing, there is nowhere to go back to but the page itself.
+fn cancel_url(session: &Session) -> String {
+    session.cancel_url.clone().unwrap_or_else(|| format!("/c/pay/{}", session.id))
+}
+
+/// Forms of other sites are not the buyer's will. A browser says where a form comes from; programs need not.
+fn is_same_origin(request: &HttpRequest) -> bool {
+    let Some(origin) = request.headers().get(ORIGIN) else { return true };
+    let host = request.headers().get(HOST).map(|host| [b"http://", host.as_bytes()].concat());
+    host.is_some_and(|own| own == origin.as_bytes())
+}
+
+fn page(status: StatusCode, view: &PayView) -> HttpResponse {
+    HttpResponse::build(status)
+        .content_type(ContentType::html())
+        .insert_header((CONTENT_SECURITY_POLICY, pay_page::CONTENT_SECURITY_POLICY))
+        .body(pay_page::render(view))
+}
+
+/// Sends the browser on.
+fn see(address: &str) -> HttpResponse {
+    // As a header can hold it; an address on this site is no whole URL.
+    let address = Url::parse(address).map_or_else(|_| address.to_owned(), String::from);
+    HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
+}
+
+fn unknown() -> HttpResponse {
+    sentence(StatusCode::NOT_FOUND, "There is no such payment page.")
+}
+
+fn foreign() -> HttpResponse {
+    sentence(StatusCode::FORBIDDEN, "This form was not sent from the payment page.")
+}
+
+fn sentence(status: StatusCode, text: &str) -> HttpResponse {
+    HttpResponse::build(status).content_type(ContentType::plaintext()).body(text.to_owned())
+}

@@ -1,0 +1,88 @@
+//! Errors in Stripe's shape: `{"error": {"type", "code", "message", "param"}}`.
+
+use serde_json::{Value, json};
+
+/// Why a request to the API is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    kind: &'static str,
+    code: Option<&'static str>,
+    message: String,
+    param: Option<String>,
+}
+
+impl Refusal {
+    /// A parameter that is not as it must be.
+    pub(super) fn invalid(code: &'static str, param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::of(400, Some(code), message) }
+    }
+
+    pub(super) fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Missing required param: {param}.");
+        Self::invalid("parameter_missing", param, message)
+    }
+
+    pub(super) fn unknown(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Received unknown parameter: {param}. The sandbox takes what it can act on.");
+        Self::invalid("parameter_unknown", param, message)
+    }
+
+    /// There is no such object. `noun` as in "No such customer".
+    pub(super) fn no_such(noun: &str, id: &str, param: &str) -> Self {
+        let message = format!("No such {noun}: '{id}'");
+        Self { param: Some(param.to_owned()), ..Self::of(404, Some("resource_missing"), message) }
+    }
+
+    /// The object is not in a state for this.
+    pub(super) fn wrong_state(message: impl Into<String>) -> Self {
+        Self::of(400, None, message)
+    }
+
+    pub(super) fn unrecognised(method: &str, path: &str) -> Self {
+        Self::of(404, Some("url_invalid"), format!("Unrecognized request URL ({method}: {path})."))
+    }
+
+    pub(super) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::of(401, None, message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::of(403, None, message)
+    }
+
+    pub(super) fn too_large() -> Self {
+        Self::of(413, None, "The request is larger than 64 KiB.")
+    }
+
+    /// The key belongs to another request.
+    pub(super) fn other_parameters() -> Self {
+        let message = "This idempotency key was used before with another address or other parameters.";
+        Self { kind: "idempotency_error", ..Self::of(400, None, message) }
+    }
+
+    /// The fault is the sandbox's own.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self { kind: "api_error", ..Self::of(500, None, message) }
+    }
+
+    fn of(status: u16, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { status, kind: "invalid_request_error", code, message: message.into(), param: None }
+    }
+
+    pub(super) fn body(&self) -> Value {
+        let mut error = json!({ "type": self.kind, "message": self.message });
+        if let Some(fields) = error.as_object_mut() {
+            if let Some(code) = self.code {
+                fields.insert("code".to_owned(), code.into());
+                fields.insert("doc_url".to_owned(), format!("https://docs.stripe.com/error-codes#{code}").into());
+            }
+            if let Some(param) = &self.param {
+                fields.insert("param".to_owned(), param.as_str().into());
+            }
+        }
+        json!({ "error": error })
+    }
+}
