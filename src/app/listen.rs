@@ -11,7 +11,7 @@ use tokio::net::TcpSocket;
 
 use crate::{
     config::ServerConfig,
-    demo,
+    demo::{self, Demo},
     http::{self, RequestId, State},
 };
 
@@ -52,12 +52,12 @@ pub(super) fn public(
     socket: Socket,
     config: &ServerConfig,
     state: State,
-    demo: Option<demo::Parts>,
+    demo: Option<Demo>,
 ) -> anyhow::Result<Server> {
     let server = HttpServer::new(move || {
         let demo = demo.clone();
         App::new()
-            .configure(|app| demo.into_iter().for_each(|parts| demo::routes(parts)(app)))
+            .configure(|app| demo.into_iter().for_each(|demo| demo::routes(demo)(app)))
             .configure(http::routes(state.clone()))
             .wrap(RequestId)
     })

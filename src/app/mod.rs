@@ -38,7 +38,7 @@ use crate::{
     auth::{self, ServiceTokens, SessionVerifier},
     billing::Billing,
     config::{Config, SandboxKeys},
-    demo,
+    demo::{self, Demo},
     http::{self, State},
     intake::{Interpreter, signature::Tolerance},
     reader::EntitlementReader,
@@ -131,14 +131,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         admin: admin.address,
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
-    let has_demo = demo.is_some();
-    let public = listen::public(public, &config.server, state.clone(), demo)?;
+    let public = listen::public(public, &config.server, state.clone(), demo.clone())?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {
         sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));
     }
     let upkeep = upkeep.start();
-    Banner::new(&config, &addresses, has_demo).show();
+    Banner::new(&config, &addresses, demo.is_some()).show();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         public = %addresses.public,
@@ -158,6 +157,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         if let Some((sandbox, _)) = &sandbox {
             sandbox.stop().await;
         }
+        if let Some(demo) = &demo {
+            demo.stop();
+        }
         public_handle.stop(true).await;
         upkeep.stop().await;
         entitlements.stop();
@@ -173,18 +175,18 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// The demo's pages. They make anybody any user, and so only sessions of the sandbox's own.
-fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activity) -> Option<demo::Parts> {
+fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activity) -> Option<Demo> {
     if config.auth.jwt_secret.is_some() {
         return None;
     }
     let (key, issuer) = (keys.jwt_secret.clone(), config.auth.issuer.clone());
-    Some(demo::Parts {
+    Some(Demo::new(demo::Parts {
         issue_token: Arc::new(move |user| {
             auth::issue(&key, issuer.as_deref(), user, DEMO_SESSION, Utc::now().timestamp())
         }),
-        sandbox: sandbox.clone(),
+        deliveries: Arc::new(sandbox.clone()),
         activity,
-    })
+    }))
 }
 
 fn actor_limits(config: &Config) -> ActorLimits {

@@ -91,11 +91,9 @@ impl<'a> PlanAnswer<'a> {
         };
         let price = match &plan.price {
             Price::Id(_) => None,
-            Price::Inline { amount, currency } => Some(PriceAnswer {
-                amount: *amount,
-                currency,
-                interval: plan.interval.map(Interval::as_str),
-            }),
+            Price::Inline { amount, currency } => {
+                Some(PriceAnswer { amount: *amount, currency, interval: plan.interval.map(Interval::as_str) })
+            }
         };
         Self {
             level: plan.level.as_str(),
@@ -152,7 +150,10 @@ mod tests {
         let answer = serde_json::to_value(PlansAnswer::of(&catalogue)).unwrap();
         let [year, team] = answer["plans"].as_array().unwrap().as_slice() else { panic!("two plans") };
         assert_eq!((&year["level"], &year["lasts"]), (&json!("YEAR"), &json!("365d")));
-        assert_eq!((&team["level"], &team["price"], &team["features"]), (&json!("TEAM"), &json!(null), &json!(["export"])));
+        assert_eq!(
+            (&team["level"], &team["price"], &team["features"]),
+            (&json!("TEAM"), &json!(null), &json!(["export"]))
+        );
     }
 
     #[test]

@@ -26,7 +26,9 @@ async fn buy(server: &TestServer, user: Uuid, level: &str, form: &[(&str, &str)]
     let page = session.json["url"].as_str().unwrap();
     assert!(page.starts_with(&format!("http://{}/c/pay/cs_test_", server.sandbox.unwrap())), "{page}");
     let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
-    let paid = browser.post(page).form(form).send().await.unwrap();
+    let form = serde_urlencoded::to_string(form).unwrap();
+    let paid = browser.post(page).header("Content-Type", "application/x-www-form-urlencoded").body(form).send();
+    let paid = paid.await.unwrap();
     let back = paid.headers().get("location").map(|location| location.to_str().unwrap().to_owned());
     let id = session.json["sessionId"].as_str().unwrap();
     let shop = format!("http://{}/checkout/success?session_id={id}", server.public);
