@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{report::Report, world::Bench};
 
-/// Users whose level is looked up in Redis.
+/// Users whose level is looked up one by one.
 const SAMPLE: usize = 1_000;
 
 /// A cache write that missed its 50 ms is done again by the server's own upkeep.
@@ -58,10 +58,7 @@ async fn inbox(bench: &Bench, report: &mut Report) {
 
 /// A user's version is the number of his events.
 async fn states(bench: &Bench, report: &mut Report) {
-    let mut expected: HashMap<Uuid, u64> = HashMap::new();
-    for event in &bench.delivered {
-        *expected.entry(event.user).or_default() += 1;
-    }
+    let mut expected = events_by_user(bench);
     let users = expected.len();
     let mut wrong = Vec::new();
     for row in bench.world.database.query("SELECT user_id, level, version FROM entitlement_state").await {
@@ -107,6 +104,35 @@ async fn cache(bench: &Bench, report: &mut Report) {
         start.elapsed().as_secs_f64(),
     ));
     tell(report, wrong);
+}
+
+/// The same where nobody but the server reads the ledger: asked of the server.
+pub(crate) async fn exactly_once_by_http(bench: &Bench, report: &mut Report) {
+    let Some(server) = bench.servers.first() else { return };
+    let expected = events_by_user(bench);
+    let mut wrong = Vec::new();
+    for (user, events) in expected.iter().take(SAMPLE) {
+        let read = server.read(*user).await.json;
+        let (level, version) = (read["entitlementLevel"].as_str(), read["version"].as_u64());
+        if (level, version) != (Some("PRO"), Some(*events)) {
+            wrong.push(format!("user {user} has {level:?} in version {version:?} after {events} events"));
+        }
+    }
+    tell(report, wrong);
+    report.note(format!(
+        "checked over HTTP: {} of {} users, each with PRO in the version of the number of its events",
+        expected.len().min(SAMPLE),
+        expected.len()
+    ));
+}
+
+/// A user's version is the number of his events.
+fn events_by_user(bench: &Bench) -> HashMap<Uuid, u64> {
+    let mut expected: HashMap<Uuid, u64> = HashMap::new();
+    for event in &bench.delivered {
+        *expected.entry(event.user).or_default() += 1;
+    }
+    expected
 }
 
 fn tell(report: &mut Report, wrong: Vec<String>) {

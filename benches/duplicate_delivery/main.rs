@@ -56,6 +56,9 @@ struct Options {
     /// Users of the memory phase.
     #[arg(long, default_value_t = 100_000, value_parser = at_least_one)]
     users: usize,
+    /// Modes to be measured; both if none is named.
+    #[arg(long, value_delimiter = ',')]
+    mode: Vec<Mode>,
     /// Phases to be run; all of them if none is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Phase>,
@@ -81,6 +84,15 @@ enum Phase {
     Mixed,
     Reads,
     Memory,
+}
+
+/// What stands beside the release servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// PostgreSQL and Redis.
+    Production,
+    /// Nothing: SQLite and the cache are in the one server's process.
+    Embedded,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -125,22 +137,36 @@ async fn run(options: &Options) -> Report {
     let mut report = Report::default();
     let mut bench = Bench::start(options).await;
     introduce(&bench, options).await;
-    for phase in Phase::value_variants() {
-        if !options.only.is_empty() && !options.only.contains(phase) {
-            continue;
-        }
-        eprintln!("{phase:?} …");
+    for mode in chosen(&options.mode) {
+        report.mode(mode);
+        bench.serve_in(mode, options).await;
+        measure(&mut bench, options, &mut report).await;
+    }
+    report
+}
+
+/// What the command line names; everything if it names nothing.
+fn chosen<T: ValueEnum + PartialEq>(named: &[T]) -> Vec<T> {
+    T::value_variants().iter().filter(|one| named.is_empty() || named.contains(one)).cloned().collect()
+}
+
+/// All phases in the bench's mode, and whether everything was done exactly once.
+async fn measure(bench: &mut Bench, options: &Options, report: &mut Report) {
+    for phase in chosen(&options.only) {
+        eprintln!("{:?}, {phase:?} …", bench.mode);
         match phase {
-            Phase::Unique => phases::unique(&mut bench, options, &mut report).await,
-            Phase::Lone => phases::lone(&mut bench, options, &mut report).await,
-            Phase::Duplicates => phases::duplicates(&mut bench, options, &mut report).await,
-            Phase::Mixed => phases::mixed(&mut bench, options, &mut report).await,
-            Phase::Reads => phases::read(&mut bench, options, &mut report).await,
-            Phase::Memory => phases::memory(&mut bench, options, &mut report).await,
+            Phase::Unique => phases::unique(bench, options, report).await,
+            Phase::Lone => phases::lone(bench, options, report).await,
+            Phase::Duplicates => phases::duplicates(bench, options, report).await,
+            Phase::Mixed => phases::mixed(bench, options, report).await,
+            Phase::Reads => phases::read(bench, options, report).await,
+            Phase::Memory => phases::memory(bench, options, report).await,
         }
     }
-    check::exactly_once(&bench, &mut report).await;
-    report
+    match bench.mode {
+        Mode::Production => check::exactly_once(bench, report).await,
+        Mode::Embedded => check::exactly_once_by_http(bench, report).await,
+    }
 }
 
 /// What is measured, and on what.
@@ -150,14 +176,14 @@ async fn introduce(bench: &Bench, options: &Options) {
     let files = proc::file_system(&data).unwrap_or_else(|| "unknown".to_owned());
     let database = &bench.world.database;
     println!(
-        "{} release server(s) with default settings{}, log at its default level into a file; {} connections; {cores} core(s) \
+        "{} release server(s) (embedded: one) with default settings{}, log at its default level into a file; {} connections; {cores} core(s) \
          for servers, PostgreSQL, Redis and driver together",
         options.servers,
         but(&options.set),
         options.connections
     );
     println!(
-        "PostgreSQL {}: fsync {}, synchronous_commit {}{}, data on {files}{}; bodies of {} bytes",
+        "PostgreSQL {}: fsync {}, synchronous_commit {}{}; its data, and SQLite's file (synchronous=FULL), on {files}{}; bodies of {} bytes",
         database.value("SHOW server_version").await,
         database.value("SHOW fsync").await,
         database.value("SHOW synchronous_commit").await,

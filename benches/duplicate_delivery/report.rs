@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::proc::Used;
+use crate::{Mode, proc::Used};
 
 /// A number that a phase is held against: the mean of one measurement before the phase and one after it.
 #[derive(Debug, Clone)]
@@ -108,24 +108,39 @@ struct Memory {
 /// Everything there is to say.
 #[derive(Default)]
 pub(crate) struct Report {
-    rows: Vec<Row>,
-    usages: Vec<Usage>,
-    memory: Vec<Memory>,
+    modes: Vec<Measured>,
     notes: Vec<String>,
     violations: Vec<String>,
 }
 
+/// What was measured in one mode.
+struct Measured {
+    mode: Mode,
+    rows: Vec<Row>,
+    usages: Vec<Usage>,
+    memory: Vec<Memory>,
+}
+
 impl Report {
+    /// What follows was measured in this mode.
+    pub(crate) fn mode(&mut self, mode: Mode) {
+        self.modes.push(Measured { mode, rows: Vec::new(), usages: Vec::new(), memory: Vec::new() });
+    }
+
     pub(crate) fn row(&mut self, row: Row) {
-        self.rows.push(row);
+        self.current().rows.push(row);
     }
 
     pub(crate) fn usage(&mut self, phase: &'static str, answers: usize, used: Option<Used>) {
-        self.usages.extend(used.map(|used| Usage { phase, answers, used }));
+        self.current().usages.extend(used.map(|used| Usage { phase, answers, used }));
     }
 
     pub(crate) fn memory(&mut self, what: &'static str, value: f64, unit: &'static str, target: Target) {
-        self.memory.push(Memory { what, value, unit, target });
+        self.current().memory.push(Memory { what, value, unit, target });
+    }
+
+    fn current(&mut self) -> &mut Measured {
+        self.modes.last_mut().expect("a mode was begun")
     }
 
     pub(crate) fn note(&mut self, note: String) {
@@ -142,6 +157,28 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
+        self.modes.iter().for_each(Measured::print);
+        println!();
+        for note in &self.notes {
+            println!("{note}");
+        }
+        for violation in &self.violations {
+            println!("WRONG: {violation}");
+        }
+        println!("{}", if self.is_good() { "correct: every check passed" } else { "NOT CORRECT" });
+    }
+
+    pub(crate) fn json(&self, settings: Value) -> Value {
+        json!({
+            "settings": settings, "modes": self.modes.iter().map(Measured::json).collect::<Vec<_>>(),
+            "notes": self.notes, "violations": self.violations,
+        })
+    }
+}
+
+impl Measured {
+    fn print(&self) {
+        println!("\n{:?} mode", self.mode);
         if !self.rows.is_empty() {
             println!(
                 "\n{:<22}{:>10}{:>9}{:>9}{:>9}  {:<26}{:>10}{:>8}{:>8}{:>9}",
@@ -198,21 +235,11 @@ impl Report {
             let Memory { what, value, unit, target } = memory;
             println!("  {what:<46}{value:>10.2} {unit:<6}{:>10}{:>9}", target.text(), target.verdict(*value));
         }
-        println!();
-        for note in &self.notes {
-            println!("{note}");
-        }
-        for violation in &self.violations {
-            println!("WRONG: {violation}");
-        }
-        println!("{}", if self.is_good() { "correct: every check passed" } else { "NOT CORRECT" });
     }
 
-    pub(crate) fn json(&self, settings: Value) -> Value {
-        let rows: Vec<Value> = self.rows.iter().map(row_json).collect();
-        let usages: Vec<Value> = self.usages.iter().map(usage_json).collect();
-        let memory: Vec<Value> = self
-            .memory
+    fn json(&self) -> Value {
+        let Self { mode, rows, usages, memory } = self;
+        let memory: Vec<Value> = memory
             .iter()
             .map(|memory| {
                 json!({
@@ -222,8 +249,10 @@ impl Report {
             })
             .collect();
         json!({
-            "settings": settings, "phases": rows, "processor": usages, "memory": memory,
-            "notes": self.notes, "violations": self.violations,
+            "mode": format!("{mode:?}").to_lowercase(),
+            "phases": rows.iter().map(row_json).collect::<Vec<_>>(),
+            "processor": usages.iter().map(usage_json).collect::<Vec<_>>(),
+            "memory": memory,
         })
     }
 }

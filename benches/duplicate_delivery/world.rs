@@ -1,9 +1,9 @@
 //! Everything that runs: PostgreSQL with fsync, Redis, release servers, and what has been delivered so far.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use crate::{
-    Options,
+    Mode, Options,
     ceilings::{CeilingServer, Commits, commit_rows},
     deliveries::{Event, Mint},
     driver::{Answers, Load, drive},
@@ -13,6 +13,7 @@ use crate::{
         stripe::StandInStripe,
     },
     proc::{Groups, Meter, Used},
+    report::Target,
 };
 
 /// Settings of the release servers that are not the defaults. Empty: as if it were not set, unlike in tests.
@@ -25,11 +26,15 @@ pub(crate) struct Bench {
     /// For ceiling (b): another database of the same cluster.
     pub(crate) ceiling_database: TestDatabase,
     pub(crate) ceiling_server: CeilingServer,
+    /// What the servers stand on.
+    pub(crate) mode: Mode,
     pub(crate) servers: Vec<TestServer>,
     pub(crate) mint: Mint,
-    /// Every event that a server has been asked to apply.
+    /// Every event that a server of this mode has been asked to apply.
     pub(crate) delivered: Vec<Event>,
     settings: Vec<(String, String)>,
+    /// SQLite files made so far: each embedded server has one of its own.
+    files: Cell<u32>,
 }
 
 impl Bench {
@@ -41,26 +46,59 @@ impl Bench {
             stripe: StandInStripe::start().await,
         };
         let ceiling_database = TestDatabase::on(&postgres).await;
-        let mut bench = Self {
+        Self {
             postgres,
             world,
             ceiling_database,
             ceiling_server: CeilingServer::start(),
+            mode: Mode::Production,
             servers: Vec::new(),
             mint: Mint::new(),
             delivered: Vec::new(),
             settings: options.set.clone(),
-        };
-        for _ in 0..options.servers {
-            let server = bench.serve_with(&[]).await;
-            bench.servers.push(server);
+            files: Cell::new(0),
         }
-        bench
+    }
+
+    /// Starts the servers of a mode; those of the mode before end.
+    pub(crate) async fn serve_in(&mut self, mode: Mode, options: &Options) {
+        self.mode = mode;
+        self.servers.clear();
+        self.delivered.clear();
+        let servers = match mode {
+            Mode::Production => options.servers,
+            Mode::Embedded => 1,
+        };
+        for _ in 0..servers {
+            let server = self.serve_with(&[]).await;
+            self.servers.push(server);
+        }
     }
 
     /// A release server with the default settings, those of the command line, and these.
     pub(crate) async fn serve_with(&self, settings: &[(&str, &str)]) -> TestServer {
-        self.world.serve_with(&[SETTINGS, &pairs(&self.settings), settings].concat()).await
+        let file = self.sqlite_file();
+        let embedded = [("DATABASE_URL", ""), ("REDIS_URL", ""), ("TOLLGATE_LEDGER", file.as_str())];
+        let neighbours: &[_] = match self.mode {
+            Mode::Production => &[],
+            Mode::Embedded => &embedded,
+        };
+        self.world.serve_with(&[SETTINGS, neighbours, &pairs(&self.settings), settings].concat()).await
+    }
+
+    /// A fresh one on the file system of PostgreSQL's data.
+    fn sqlite_file(&self) -> String {
+        self.files.set(self.files.get() + 1);
+        let name = format!("ledger-{}.sqlite3", self.files.get());
+        format!("sqlite:{}", self.postgres.directory().join("embedded").join(name).display())
+    }
+
+    /// Aims are the production mode's; the embedded mode's figures stand beside them.
+    pub(crate) const fn aim(&self, target: Target) -> Target {
+        match self.mode {
+            Mode::Production => target,
+            Mode::Embedded => Target::None,
+        }
     }
 
     /// Whose processor time is told apart while these servers answer.

@@ -26,7 +26,9 @@ pub(super) async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledge
         LedgerStore::Sqlite(path) => {
             let purpose = if config.sandbox.is_some() { Purpose::Sandbox } else { Purpose::Stripe };
             let limits = sqlite::Limits::default();
-            let (ledger, report) = SqliteLedger::open(path, purpose, limits, config.catalogue.clone()).await?;
+            let (ledger, report) = SqliteLedger::open(path, purpose, limits, config.catalogue.clone())
+                .await
+                .context("TOLLGATE_LEDGER, --data")?;
             log(&report);
             Arc::new(ledger)
         }

@@ -43,7 +43,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: None }
+        Self { filter: "info,actix_server=warn".to_owned(), format: None }
     }
 }
 

@@ -131,7 +131,7 @@ settings! {
             "a duration from 100ms to 1m", "5s";
         open SHUTDOWN_TIMEOUT = "TOLLGATE_SHUTDOWN_TIMEOUT", Value("20s"), "How long a stop waits for requests under way.",
             "a duration from 1s to 10m", "30s";
-        open LOG = "TOLLGATE_LOG", Value("info"), "Which log lines are written.",
+        open LOG = "TOLLGATE_LOG", Value("info,actix_server=warn"), "Which log lines are written.",
             "a level, or levels by module", "info,tollgate=debug";
         open LOG_FORMAT = "TOLLGATE_LOG_FORMAT", Computed("`pretty` on a terminal, else `json`"), "How log lines look.",
             "json or pretty", "json";
