@@ -1,5 +1,5 @@
 //! The ledger in bad company: a server that hangs, a schema that moves under prepared statements, another program that writes
-//! the same tables, a copy of the database.
+//! the same tables, a copy of the database, replicas that hold locks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,16 +7,17 @@ use tollgate::{
     domain::{
         change::{Cause, Change},
         event::{Outcome, ParkReason},
+        id::UserId,
     },
     ledger::{
-        Entry, Ledger, LedgerError, Note, Verdict,
+        Entry, Ledger, LedgerError,
         postgres::{Limits, PostgresLedger},
     },
 };
 
 use crate::{
     harness::{TestDatabase, eventually, until_ok},
-    ledger::{built_in, commit, commit_one, event, ledger_on, purchase, user},
+    ledger::{built_in, commit, commit_one, event, ledger_on, purchase, ticket, user},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -127,65 +128,6 @@ async fn what_the_original_sells_after_the_migration_counts() {
     assert_eq!(ledger.grants(buyer).await.unwrap().len(), 2);
 }
 
-/// A burst of copies in one batch: each took a transaction of its own, one inside the other, until the stack was full.
-#[tokio::test]
-async fn a_thousand_copies_in_one_batch_are_one_transaction() {
-    let database = TestDatabase::new().await;
-    let ledger = ledger_on(&database).await;
-    let mut lane = ledger.lane();
-    let entry = purchase(user(), "evt_1", "cs_1");
-    let note = Entry::Note(Note {
-        event: event("evt_2"),
-        verdict: Verdict::Parked(ParkReason::UnknownLevel),
-        user: Some(user()),
-    });
-    let batch = [vec![entry; 1000], vec![note; 1000]].concat();
-    let results = commit(&mut *lane, batch).await;
-    let outcomes: Vec<Outcome> = results.iter().map(|result| result.as_ref().unwrap().outcome).collect();
-    assert_eq!((outcomes[0], outcomes[1000]), (Outcome::Applied, Outcome::Parked(ParkReason::UnknownLevel)));
-    assert_eq!(outcomes[1..1000], [Outcome::Duplicate; 999]);
-    assert_eq!(outcomes[1001..], [Outcome::DuplicateWaiting; 999]);
-    assert!(results[..1000].iter().all(|result| result.as_ref().unwrap().entitlement.as_ref().unwrap().version == 1));
-    assert_eq!(database.value("SELECT count(DISTINCT xmin::text) FROM stripe_events").await, "1");
-}
-
-/// Copies that differ, which Stripe does not send, are told apart by asking: the first one holds.
-#[tokio::test]
-async fn many_bodies_under_one_event_id_do_not_fill_the_stack() {
-    let database = TestDatabase::new().await;
-    let ledger = ledger_on(&database).await;
-    let buyer = user();
-    let bodies = (0..200).map(|n| purchase(buyer, "evt_1", &format!("cs_{n}"))).collect();
-    let results = commit(&mut *ledger.lane(), bodies).await;
-    assert_eq!(results[0].as_ref().unwrap().outcome, Outcome::Applied);
-    assert!(results[1..].iter().all(|result| result.as_ref().unwrap().outcome == Outcome::Duplicate));
-    assert_eq!(database.value("SELECT count(*) FROM user_entitlements").await, "1");
-}
-
-/// Parks an event whose session is somebody else's, and makes it due.
-async fn park_a_foreign_session(database: &TestDatabase, ledger: &Arc<PostgresLedger>) -> Change {
-    let mut lane = ledger.lane();
-    commit_one(&mut *lane, purchase(user(), "evt_1", "cs_1")).await;
-    let entry = purchase(user(), "evt_2", "cs_1");
-    let outcome = commit_one(&mut *lane, entry.clone()).await.outcome;
-    assert_eq!(outcome, Outcome::Parked(ParkReason::ForeignSource));
-    database.execute("UPDATE stripe_events SET processed_at = now() - interval '31 seconds' WHERE id = 'evt_2'").await;
-    let Entry::Change(change) = entry else { unreachable!() };
-    Change { cause: Cause::Retry(event("evt_2")), ..change }
-}
-
-#[tokio::test]
-async fn a_foreign_session_is_tried_again_with_back_off() {
-    let database = TestDatabase::new().await;
-    let ledger = ledger_on(&database).await;
-    let retry = park_a_foreign_session(&database, &ledger).await;
-    assert_eq!(ledger.parked_due(10).await.unwrap().len(), 1);
-    let outcome = commit_one(&mut *ledger.lane(), Entry::Change(retry)).await.outcome;
-    assert_eq!(outcome, Outcome::Parked(ParkReason::ForeignSource));
-    assert_eq!(ledger.parked_due(10).await.unwrap(), [], "a retry does not wake what it retries");
-    assert_eq!(database.value("SELECT reason FROM stripe_events WHERE id = 'evt_2'").await, "foreign_source");
-}
-
 /// The user is there by now, and yet the event cannot be applied: it must not be tried every second for ever.
 #[tokio::test]
 async fn an_event_whose_user_has_appeared_is_tried_again_with_back_off() {
@@ -213,4 +155,101 @@ async fn an_event_whose_user_has_appeared_is_tried_again_with_back_off() {
     }
     assert!(waits.contains(&3500), "an hour apart in the end: {waits:?}");
     assert!(waits.first().is_none_or(|first| *first <= 2), "and soon at first: {waits:?}");
+}
+
+#[tokio::test]
+async fn a_locked_user_holds_up_nobody_else() {
+    let database = TestDatabase::new().await;
+    PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
+    // Patient: nothing here may end by a limit of time.
+    let patient = Duration::from_secs(60);
+    let limits = Limits { lock: patient, statement: patient, transaction: patient, ..Limits::default() };
+    let ledger = Arc::new(PostgresLedger::connect(&database.url(), limits, built_in()).await.unwrap());
+    let (stuck, free) = (user(), user());
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, purchase(stuck, "evt_1", "cs_1")).await;
+
+    // Another replica in the middle of a transaction: it holds the very lock that a commit for this user takes.
+    let other = database.connect().await.unwrap();
+    hold_lock_of(&ledger, &database, &other, stuck).await;
+
+    let (blocked, mut blocked_answer) = ticket(purchase(stuck, "evt_2", "cs_2"));
+    let (open, open_answer) = ticket(purchase(free, "evt_3", "cs_3"));
+    lane.commit(vec![blocked, open]).await;
+    assert_eq!(open_answer.await.unwrap().unwrap().outcome, Outcome::Applied, "others go on");
+    assert!(blocked_answer.try_recv().is_err(), "the locked user waits");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(blocked_answer.await.unwrap().unwrap().outcome, Outcome::Applied);
+}
+
+/// Opens a transaction that holds the user's advisory lock. The key is the ledger's own secret: it is found by watching a
+/// commit take it.
+async fn hold_lock_of(
+    ledger: &Arc<PostgresLedger>,
+    database: &TestDatabase,
+    other: &tokio_postgres::Client,
+    user: UserId,
+) {
+    // A row lock on the user's state stops a commit after it has taken the advisory lock and before it ends.
+    other
+        .batch_execute(&format!("BEGIN; SELECT 1 FROM entitlement_state WHERE user_id = '{user}' FOR UPDATE"))
+        .await
+        .unwrap();
+    let mut lane = ledger.lane();
+    let (probe, answer) = ticket(purchase(user, "evt_probe", "cs_probe"));
+    let committing = tokio::spawn(async move { lane.commit(vec![probe]).await });
+    let query = "SELECT (classid::bigint << 32 | objid::bigint)::text FROM pg_locks \
+                 WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND database = \
+                   (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let key = until_ok(Duration::from_secs(30), "the commit holds its lock", || async {
+        database.query(query).await.first().and_then(|row| row[0].clone()).ok_or("no lock yet")
+    })
+    .await;
+    other.batch_execute(&format!("ROLLBACK; BEGIN; SELECT pg_advisory_xact_lock({key})")).await.unwrap();
+    committing.await.unwrap();
+    assert_eq!(answer.await.unwrap().unwrap().outcome, Outcome::Applied);
+}
+
+#[tokio::test]
+async fn an_unknown_user_waits_and_is_served_when_he_appears() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE users (id uuid PRIMARY KEY, email text NOT NULL)").await;
+    let ledger = ledger_on(&database).await;
+    let user = user();
+    let mut lane = ledger.lane();
+    let entry = purchase(user, "evt_1", "cs_1");
+    assert_eq!(commit_one(&mut *lane, entry.clone()).await.outcome, Outcome::Parked(ParkReason::UnknownUser));
+    assert_eq!(database.value("SELECT payload FROM stripe_events").await, "{\"id\":\"evt\"}", "kept for the next try");
+    assert_eq!(ledger.parked_due(10).await.unwrap(), []);
+    assert_eq!(commit_one(&mut *lane, entry.clone()).await.outcome, Outcome::DuplicateWaiting);
+
+    database.execute(&format!("INSERT INTO users VALUES ('{user}', 'a@example.com')")).await;
+    let due = until_ok(Duration::from_secs(30), "the event is due", || async {
+        ledger.parked_due(10).await.unwrap().pop().ok_or("not due")
+    })
+    .await;
+    assert_eq!(due.id.as_str(), "evt_1");
+    let Entry::Change(change) = entry.clone() else { unreachable!() };
+    let retry = Entry::Change(Change { cause: Cause::Retry(event("evt_1")), ..change });
+    assert_eq!(commit_one(&mut *lane, retry.clone()).await.outcome, Outcome::Applied);
+    assert_eq!(commit_one(&mut *lane, retry).await.outcome, Outcome::Duplicate, "whoever claims it applies it, once");
+    assert_eq!(commit_one(&mut *lane, entry).await.outcome, Outcome::Duplicate);
+    assert_eq!(
+        database.query("SELECT outcome, reason, payload FROM stripe_events").await,
+        [[Some("applied".to_owned()), None, None]]
+    );
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_replaced_without_anybody_noticing() {
+    let database = TestDatabase::new().await;
+    let ledger = ledger_on(&database).await;
+    let user = user();
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, purchase(user, "evt_1", "cs_1")).await;
+    database
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()")
+        .await;
+    assert_eq!(commit_one(&mut *lane, purchase(user, "evt_2", "cs_2")).await.outcome, Outcome::Applied);
+    assert_eq!(database.value("SELECT version FROM entitlement_state").await, "2");
 }

@@ -21,6 +21,7 @@ mod entitlement_read;
 mod harness_self;
 mod ledger;
 mod ledger_faults;
+mod ledger_file;
 mod life;
 mod migrations;
 mod redis_contract;

@@ -1,0 +1,100 @@
+//! Both databases, given the same batches: whatever happens, in whatever order, the answers are the same and so is what is kept.
+
+use chrono::{TimeDelta, Utc};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use tollgate::{
+    domain::{
+        change::{Cause, Change, Effect},
+        event::{IgnoreReason, ParkReason},
+        grant::GrantStatus,
+        id::{SessionId, UserId},
+    },
+    ledger::{Entry, Note, Verdict},
+};
+use uuid::Uuid;
+
+use super::{commit, event, purchase_of};
+use crate::harness::ledger::{InAFile, OnPostgres, TestLedger};
+
+/// Few users, sessions and events, so that they meet: strangers at one session, bodies under one id, retries of what never came.
+struct Script {
+    random: StdRng,
+    users: Vec<UserId>,
+}
+
+impl Script {
+    fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let users = (0..3).map(|_| Uuid::from_u128(random.random()).into()).collect();
+        Self { random, users }
+    }
+
+    fn batch(&mut self) -> Vec<Entry> {
+        (0..self.random.random_range(1..12)).map(|_| self.entry()).collect()
+    }
+
+    fn entry(&mut self) -> Entry {
+        let random = &mut self.random;
+        let id = format!("evt_{}", random.random_range(0..60));
+        let session = format!("cs_{}", random.random_range(0..9));
+        let user = *self.users.choose(random).unwrap();
+        let kind = random.random_range(0..20);
+        if kind < 3 {
+            let verdict = match kind {
+                0 => Verdict::Ignored(IgnoreReason::UnhandledType),
+                _ => Verdict::Parked(ParkReason::UnknownLevel),
+            };
+            return Entry::Note(Note { event: event(&id), verdict, user: (kind == 2).then_some(user) });
+        }
+        // Trials that are over, and ones that are not for days: no end comes while the test runs.
+        let at = Utc::now() - TimeDelta::days(random.random_range(0..14) * 5 + 1);
+        let level = if random.random() { "PRO" } else { "TRIAL" };
+        let Entry::Change(mut change) = purchase_of(user, &id, &session, level, at) else { unreachable!() };
+        match (&mut change.effect, kind) {
+            (Effect::Purchase(grant), 3..10) => {
+                grant.status = if kind < 7 { GrantStatus::Pending } else { GrantStatus::Revoked };
+            }
+            (effect, 10) => *effect = Effect::SessionExpired(SessionId::parse(&session).unwrap()),
+            (effect, 11) => {
+                *effect = Effect::Lapse { version: random.random_range(0..4) };
+                change.cause = Cause::Time;
+            }
+            _ => {}
+        }
+        match change.cause {
+            Cause::Delivery(record) if random.random_ratio(1, 6) => {
+                Entry::Change(Change { cause: Cause::Retry(record), ..change })
+            }
+            cause => Entry::Change(Change { cause, ..change }),
+        }
+    }
+}
+
+async fn kept(on: &dyn TestLedger, users: &[UserId]) -> (Vec<String>, Vec<String>) {
+    let mut states = Vec::new();
+    for user in users {
+        let mut grants = on.ledger().grants(*user).await.unwrap();
+        grants.sort_by(|one, other| one.source.cmp(&other.source));
+        states.push(format!("{:?} {grants:?}", on.ledger().entitlement(*user).await.unwrap()));
+    }
+    let inbox = "SELECT id || ' ' || outcome || ' ' || coalesce(reason, '-') || ' ' || coalesce(payload, '-') || ' ' || attempts \
+                 || ' ' || coalesce(object_id, '-') || ' ' || coalesce(CAST(user_id AS text), '-') FROM stripe_events ORDER BY id";
+    (states, on.column(inbox).await)
+}
+
+#[tokio::test]
+async fn the_same_batches_give_the_same_answers_and_the_same_rows_on_both() {
+    for seed in 0..6 {
+        let (postgres, file) = (OnPostgres::new().await, InAFile::new().await);
+        let (mut one, mut other) = (postgres.ledger().lane(), file.ledger().lane());
+        let mut script = Script::new(seed);
+        for round in 0..25 {
+            let batch = script.batch();
+            let expected = commit(&mut *one, batch.clone()).await;
+            let found = commit(&mut *other, batch.clone()).await;
+            assert!(expected.iter().all(Result::is_ok), "seed {seed}, round {round}: {expected:?}");
+            assert_eq!(found, expected, "seed {seed}, round {round}: {batch:#?}");
+        }
+        assert_eq!(kept(&file, &script.users).await, kept(&postgres, &script.users).await, "seed {seed}");
+    }
+}

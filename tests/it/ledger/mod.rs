@@ -1,0 +1,125 @@
+//! The ledger on real databases: one transaction per batch, two keys against duplicates. What holds of every database is one suite
+//! (`cases`).
+
+mod cases;
+mod likeness;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio::sync::oneshot;
+use tollgate::{
+    domain::{
+        change::{Cause, Change, Effect},
+        event::EventRecord,
+        grant::{Grant, GrantStatus, Source, SourceKind},
+        id::{EventId, SessionId, UserId},
+        level::Level,
+        plan::Mode,
+    },
+    ledger::{Committed, Entry, Lane, LedgerError, Ticket},
+};
+use uuid::Uuid;
+
+pub(crate) use crate::harness::ledger::{built_in, ledger_on};
+
+macro_rules! on_every_database {
+    ($($case:ident)+) => {
+        mod postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                super::cases::$case(&crate::harness::ledger::OnPostgres::new().await).await;
+            })+
+        }
+
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $case() {
+                super::cases::$case(&crate::harness::ledger::InAFile::new().await).await;
+            })+
+        }
+    };
+}
+
+on_every_database! {
+    a_foreign_session_is_tried_again_with_back_off
+    a_grant_of_somebody_else_is_parked_and_its_batch_goes_on
+    a_parked_event_is_kept_woken_and_applied_once
+    a_pending_purchase_is_no_level_until_it_is_paid
+    a_purchase_is_grant_state_and_inbox_in_one
+    a_thousand_copies_in_one_batch_are_one_transaction
+    an_ignored_event_is_no_duplicate_once_its_type_is_handled
+    another_object_under_a_known_id_changes_nothing
+    many_bodies_under_one_event_id_do_not_fill_the_stack
+    one_batch_holds_many_users_and_many_events_of_one
+    sessions_keys_and_replicas_have_their_books
+    sixteen_lanes_at_once_apply_each_event_and_each_session_once
+    the_end_of_a_level_is_a_change_with_a_version_of_its_own
+    what_cannot_be_applied_is_tried_more_and_more_rarely
+    what_changed_is_listed_newest_first
+}
+
+pub(crate) fn user() -> UserId {
+    UserId::from(Uuid::new_v4())
+}
+
+fn seconds(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap()
+}
+
+pub(crate) fn event(id: &str) -> EventRecord {
+    EventRecord {
+        id: EventId::parse(id).unwrap(),
+        kind: "checkout.session.completed".into(),
+        object_id: Some("cs_1".into()),
+        created: seconds(Utc::now().timestamp()),
+        livemode: false,
+        api_version: Some("2026-10-28.endive".into()),
+        object_hash: [7; 32],
+        payload: Bytes::from_static(b"{\"id\":\"evt\"}"),
+    }
+}
+
+pub(crate) fn purchase(user: UserId, id: &str, session: &str) -> Entry {
+    purchase_of(user, id, session, "PRO", Utc::now())
+}
+
+fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<Utc>) -> Entry {
+    let level = Level::parse(level).unwrap();
+    let period_end = built_in().plan(&level).unwrap().period_end(Mode::Payment, at);
+    Entry::Change(Change {
+        user,
+        cause: Cause::Delivery(event(id)),
+        effect: Effect::Purchase(Grant {
+            source: Source { kind: SourceKind::Checkout, id: session.into() },
+            level,
+            status: GrantStatus::Active,
+            period_end: seconds(period_end.timestamp()),
+            reported_at: seconds(at.timestamp()),
+            event: Some(EventId::parse(id).unwrap()),
+            session: Some(SessionId::parse(session).unwrap()),
+            payment_intent: None,
+            customer: None,
+        }),
+    })
+}
+
+/// Commits a batch and waits for all answers.
+pub(crate) async fn commit(lane: &mut dyn Lane, entries: Vec<Entry>) -> Vec<Result<Committed, LedgerError>> {
+    let (tickets, answers): (Vec<Ticket>, Vec<_>) = entries.into_iter().map(ticket).unzip();
+    lane.commit(tickets).await;
+    futures::future::join_all(answers)
+        .await
+        .into_iter()
+        .map(|answer| answer.expect("every ticket is answered"))
+        .collect()
+}
+
+pub(crate) fn ticket(entry: Entry) -> (Ticket, oneshot::Receiver<Result<Committed, LedgerError>>) {
+    let (sender, receiver) = oneshot::channel();
+    let reply = Box::new(move |result| drop(sender.send(result)));
+    (Ticket { entry, reply }, receiver)
+}
+
+pub(crate) async fn commit_one(lane: &mut dyn Lane, entry: Entry) -> Committed {
+    commit(lane, vec![entry]).await.pop().unwrap().unwrap()
+}
