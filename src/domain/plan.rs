@@ -102,10 +102,16 @@ impl Plan {
     #[must_use]
     pub fn period_end(&self, mode: Mode, paid_at: DateTime<Utc>) -> DateTime<Utc> {
         let (end, more) = match mode {
-            Mode::Payment => (paid_at, self.lasts.unwrap_or(ONE_OFF_LASTS)),
+            Mode::Payment => (paid_at, self.one_off_lasts()),
             Mode::Subscription => (self.interval.unwrap_or(Interval::Month).after(paid_at), self.grace),
         };
         end.checked_add_signed(more).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
+    /// How long one payment lasts.
+    #[must_use]
+    pub fn one_off_lasts(&self) -> TimeDelta {
+        self.lasts.unwrap_or(ONE_OFF_LASTS)
     }
 }
 

@@ -12,6 +12,7 @@ mod entitlements;
 mod error;
 mod health;
 mod openapi;
+mod plans;
 mod request_id;
 mod route;
 mod time;
@@ -154,6 +155,7 @@ pub fn routes(state: State) -> impl FnOnce(&mut ServiceConfig) {
             .service(get(Route::UserEntitlements, entitlements::of_user))
             .service(post(Route::Checkout, checkout::start))
             .service(get(Route::CheckoutSession, checkout::session))
+            .service(get(Route::Plans, plans::all))
             .service(get(Route::Live, health::live))
             .service(get(Route::Ready, health::ready))
             .service(get(Route::OpenApi, openapi::json))

@@ -18,7 +18,7 @@ use utoipa::{
     },
 };
 
-use super::{ApiError, checkout, entitlements, error, health, webhook};
+use super::{ApiError, checkout, entitlements, error, health, plans, webhook};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +32,7 @@ use super::{ApiError, checkout, entitlements, error, health, webhook};
         checkout::session,
         entitlements::own,
         entitlements::of_user,
+        plans::all,
         webhook::receive,
         health::live,
         health::ready,
@@ -39,6 +40,7 @@ use super::{ApiError, checkout, entitlements, error, health, webhook};
     components(schemas(error::ErrorBody)),
     modifiers(&Tokens),
     tags(
+        (name = "plans", description = "What is for sale"),
         (name = "checkout", description = "Buying a level"),
         (name = "entitlements", description = "What a user may do"),
         (name = "webhooks", description = "For Stripe"),
@@ -118,6 +120,7 @@ mod tests {
                 "get /api/checkout/session/{id}",
                 "get /api/entitlements",
                 "get /api/entitlements/{userId}",
+                "get /api/plans",
                 "get /health/live",
                 "get /health/ready",
                 "post /api/checkout/session",
@@ -128,5 +131,6 @@ mod tests {
         assert_eq!(schema("CheckoutRequest")["additionalProperties"], false);
         assert_eq!(schema("ErrorBody")["required"], serde_json::json!(["error", "code"]));
         assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 6);
+        assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 8);
     }
 }

@@ -12,6 +12,7 @@ pub(super) enum Route {
     CheckoutSession,
     OwnEntitlements,
     UserEntitlements,
+    Plans,
     Live,
     Ready,
     OpenApi,
@@ -22,12 +23,13 @@ pub(super) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Webhook,
         Self::OwnEntitlements,
         Self::UserEntitlements,
         Self::Checkout,
         Self::CheckoutSession,
+        Self::Plans,
         Self::Live,
         Self::Ready,
         Self::OpenApi,
@@ -45,6 +47,7 @@ impl Route {
             Self::CheckoutSession => "/api/checkout/session/{id}",
             Self::OwnEntitlements => "/api/entitlements",
             Self::UserEntitlements => "/api/entitlements/{userId}",
+            Self::Plans => "/api/plans",
             Self::Live => "/health/live",
             Self::Ready => "/health/ready",
             Self::OpenApi => "/openapi.json",
@@ -62,6 +65,7 @@ impl Route {
             "/api/webhooks/stripe" => Self::Webhook,
             "/api/checkout/session" => Self::Checkout,
             "/api/entitlements" => Self::OwnEntitlements,
+            "/api/plans" => Self::Plans,
             "/health/live" => Self::Live,
             "/health/ready" => Self::Ready,
             "/openapi.json" => Self::OpenApi,

@@ -439,6 +439,14 @@ async fn entitlements_are_for_their_owner_and_for_servers() {
 }
 
 #[actix_web::test]
+async fn plans_are_for_everybody() {
+    let answer = Site::public(parts()).get("/api/plans", &[]).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "public, max-age=60"));
+    let levels: Vec<_> = answer.json()["plans"].as_array().unwrap().iter().map(|plan| plan["level"].clone()).collect();
+    assert_eq!(levels, ["TRIAL", "PRO", "TEAM"]);
+}
+
+#[actix_web::test]
 async fn health_and_documents() {
     let site = Site::public(parts());
     let ready = site.get("/health/ready", &[]).await;
