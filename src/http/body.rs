@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{CONTENT_ENCODING, CONTENT_LENGTH, ContentType},
+        header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ContentType},
     },
     web::Payload,
 };
@@ -28,7 +28,7 @@ const FIRST_BUFFER_BYTES_MAX: usize = 64 * 1024;
 ///
 /// # Errors
 /// Too long, too slow, or broken off.
-pub(super) async fn read(
+pub(crate) async fn read(
     request: &HttpRequest,
     mut payload: Payload,
     limit: usize,
@@ -59,6 +59,20 @@ pub(super) fn refuse_encoded(request: &HttpRequest) -> Result<(), ApiError> {
         return Err(ApiError::UnsupportedMediaType("Send the body without a Content-Encoding"));
     }
     Ok(())
+}
+
+/// Refuses everything but JSON: a page of another origin can send text, but not JSON, without the browser asking first.
+///
+/// # Errors
+/// Another type, or an encoded body.
+pub(crate) fn require_json(request: &HttpRequest) -> Result<(), ApiError> {
+    let mut types = request.headers().get_all(CONTENT_TYPE);
+    let is_json = types.next().and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
+    let is_json = is_json.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"application/json"));
+    if !is_json || types.next().is_some() {
+        return Err(ApiError::UnsupportedMediaType("Send the body as application/json"));
+    }
+    refuse_encoded(request)
 }
 
 enum Taken {
@@ -109,7 +123,7 @@ fn claimed_length(request: &HttpRequest) -> Option<usize> {
 }
 
 /// An answer in JSON.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
     let mut bytes = Vec::with_capacity(256);
     match serde_json::to_writer(&mut bytes, body) {
         Ok(()) => HttpResponse::build(status).insert_header(ContentType::json()).body(bytes),

@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
+        header::{CACHE_CONTROL, HeaderName, HeaderValue},
     },
     web::{Data, Payload},
 };
@@ -85,7 +85,7 @@ pub(super) async fn start(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
-    require_json(&request)?;
+    body::require_json(&request)?;
     let key = idempotency_key(&request)?;
     let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
     let wish: CheckoutRequest = serde_json::from_slice(&body)
@@ -124,17 +124,6 @@ pub(super) async fn session(state: Data<Shared>, request: HttpRequest) -> Result
 fn private(mut response: HttpResponse) -> HttpResponse {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     response
-}
-
-/// A page of another origin can send text, but not JSON, without the browser asking first.
-fn require_json(request: &HttpRequest) -> Result<(), ApiError> {
-    let mut types = request.headers().get_all(CONTENT_TYPE);
-    let is_json = types.next().and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
-    let is_json = is_json.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"application/json"));
-    if !is_json || types.next().is_some() {
-        return Err(ApiError::UnsupportedMediaType("Send the body as application/json"));
-    }
-    body::refuse_encoded(request)
 }
 
 /// Which characters a key may have is billing's to say; two keys are none.

@@ -5,7 +5,7 @@
 //! gets is in `request_id.rs`, to be wrapped round both listeners.
 
 mod admin;
-mod body;
+pub(crate) mod body;
 mod caller;
 mod checkout;
 mod entitlements;
