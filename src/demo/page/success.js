@@ -1,0 +1,146 @@
+// The page a buyer comes back to. It says what it waits for, and shows the level as soon as the webhook has been applied.
+
+import * as api from "./api.js";
+import { at, say } from "./dom.js";
+import { Strip } from "./strip.js";
+import { chosen, showName } from "./user.js";
+import { day } from "./words.js";
+
+// Most steps come by the stream; asking is for when it is lost.
+const ASK_EVERY = 2000;
+const LONG_AFTER = 15_000;
+
+const id = new URLSearchParams(location.search).get("session_id");
+const user = chosen();
+const begun = Date.now();
+
+let client;
+let ranks;
+let isWithheld = false;
+let isOver = false;
+let asking = null;
+let askAgain = false;
+
+function tell(title, words) {
+  if (at("result-title").textContent !== title) {
+    at("result-title").textContent = title;
+    document.title = `${title} · Tollgate demo`;
+    say(`${title}. ${words}`);
+  }
+  at("result-words").textContent = words;
+}
+
+function stages(states) {
+  at("stages").hidden = false;
+  for (const item of at("stages").children) {
+    const state = states[item.dataset.stage];
+    item.className = state === "done" || state === "later" ? state : "waiting";
+    item.querySelector(".stage-state").textContent = state === "later" ? "" : state;
+  }
+}
+
+function end(title, words) {
+  isOver = true;
+  at("stages").hidden = true;
+  tell(title, words);
+}
+
+/** One look at how the purchase stands. */
+async function look() {
+  const [session, entitlement] = await Promise.all([client.session(id), client.entitlements()]);
+  const { entitlementLevel: bought, state } = session;
+  // A higher level than the one that was bought hides it, and is as good.
+  const isSeen = ranks.get(entitlement.entitlementLevel) >= ranks.get(bought);
+  at("release").hidden = true;
+  if (session.granted && isSeen) {
+    isOver = true;
+    stages({ back: "done", applied: "done", seen: "done" });
+    at("result").classList.add("good");
+    at("gate").classList.add("open");
+    const until = entitlement.expiresAt ? ` until ${day(entitlement.expiresAt)}` : "";
+    tell(`You are ${bought}`, `The webhook has been applied, and every reader sees ${bought}${until}.`);
+  } else if (session.granted) {
+    stages({ back: "done", applied: "done", seen: "waiting" });
+    at("gate").classList.toggle("open", entitlement.entitlementLevel !== "FREE");
+    tell(`${bought} is yours`, `It is in the ledger. Readers see ${entitlement.entitlementLevel} at this moment.`);
+  } else if (state === "pending") {
+    stages({ back: "done", applied: "waiting for money", seen: "later" });
+    tell("The bank transfer is on its way", `${bought} begins when the money arrives. That can take days, and this page may be closed.`);
+  } else if (state === "expired") {
+    end("This session has ended", "It was not paid, or the payment failed. Nothing was charged; the shop opens a new one.");
+  } else {
+    stages({ back: "done", applied: "waiting", seen: "later" });
+    waitForStripe(bought);
+  }
+}
+
+/** The browser comes back before the webhook, now and then long before. */
+function waitForStripe(bought) {
+  at("release").hidden = !isWithheld;
+  if (isWithheld) {
+    tell("Stripe’s word is held back", `The switch “Hold deliveries back” is on. ${bought} begins when the event is delivered.`);
+  } else if (Date.now() - begun > LONG_AFTER) {
+    tell("Still waiting for Stripe", "It delivers again for up to three days. If you did not pay, go back to the shop and buy again.");
+  } else {
+    tell("Thank you", `Only Stripe’s webhook opens the gate, never this page’s address. It should arrive at any moment.`);
+  }
+}
+
+/** Looks once at a time; who wants to know meanwhile makes it look once more. */
+async function refresh() {
+  if (isOver) {
+    return;
+  }
+  if (asking) {
+    askAgain = true;
+    return;
+  }
+  do {
+    askAgain = false;
+    asking = look();
+    try {
+      await asking;
+    } catch (problem) {
+      if (problem.status === 404) {
+        end("No such purchase", `${user.name} has no checkout session with this id. It may be another user’s: choose who you are in the shop.`);
+      } else {
+        tell("One moment", problem.message);
+      }
+    }
+    asking = null;
+  } while (askAgain && !isOver);
+}
+
+at("release").addEventListener("click", async () => {
+  try {
+    await api.setSwitches({ ...(await api.switches()), withhold: false });
+    isWithheld = false;
+    at("main").focus({ preventScroll: true });
+    refresh();
+  } catch (problem) {
+    at("result-words").textContent = problem.message;
+  }
+});
+
+async function start() {
+  client = new api.Client(user.userId);
+  showName(user);
+  try {
+    const [plans, { withhold }] = await Promise.all([api.plans(), api.switches()]);
+    ranks = new Map([["FREE", -1], ...plans.map(({ level, rank }) => [level, rank])]);
+    isWithheld = withhold;
+  } catch (problem) {
+    end("One moment, please", `${problem.message} Then load this page again.`);
+    return;
+  }
+  new Strip(user.userId, (_, isOld) => !isOld && refresh());
+  setInterval(refresh, ASK_EVERY);
+  refresh();
+}
+
+if (user === null || id === null) {
+  at("strip").hidden = true;
+  end("Nothing to see here", "This page is where the pay page leads back to. Buy something in the shop first.");
+} else {
+  start();
+}
