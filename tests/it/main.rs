@@ -14,6 +14,7 @@ mod harness;
 mod actors;
 mod checkout;
 mod cli;
+mod demo;
 mod duplicate_delivery;
 mod entitlement_read;
 mod harness_self;

@@ -60,6 +60,11 @@ pub(super) const ROOMS: &[Room] = &[
         &["activity", "domain", "intake", "metrics"],
         "it is Stripe's side of the wire: the service reaches it over HTTP only; it borrows the signing of webhooks",
     ),
+    room(
+        "demo",
+        &["activity", "domain", "http", "sandbox"],
+        "its page is a frontend like any other: what it shows comes over the wire; it borrows http's bodies and refusals",
+    ),
     room("telemetry", &["config"], "it is set up before anything exists"),
     room("recent", &[], "a container knows nothing of what it holds"),
     room("metrics", &[], "everybody counts, so it may lean on nobody"),
@@ -82,8 +87,8 @@ const SQL: &str = "SQL lives in one room; the sandbox keeps Stripe's side in a f
 pub(super) const OWNED_CRATES: &[Owned] = &[
     owned(
         "actix_web",
-        &["http", "sandbox", "app"],
-        "only http knows requests and status codes; the sandbox is a server too",
+        &["http", "sandbox", "demo", "app"],
+        "only http knows requests and status codes; the sandbox is a server too, and the demo has pages",
     ),
     owned("actix", &["actor", "app"], "only actor knows mailboxes"),
     owned("diesel", &["ledger", "sandbox"], SQL),

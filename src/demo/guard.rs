@@ -1,0 +1,89 @@
+//! For this machine only. The demo hands a session token of any user to whoever asks, so whoever asks must sit at the machine.
+//!
+//! Three ways lead past a listener on loopback. A page of another site may be given a name that leads here (DNS rebinding): its
+//! requests carry that name in `Host`. A proxy or a tunnel may show the port to the world: it says so in a header. And any page may
+//! post here without reading the answer: its `Origin` is not ours, and it cannot say that it sends JSON.
+
+use actix_web::{
+    Error, HttpRequest, ResponseError,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        Method,
+        header::{
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
+        },
+    },
+    middleware::Next,
+};
+use url::{Host, Url};
+
+use super::DemoError;
+use crate::http::body;
+
+/// Nothing but what this program serves, and nothing inline.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Lets requests from this machine pass, and gives every answer the headers of a page that trusts nobody.
+pub(super) async fn local_only(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let mut response = match check(request.request()) {
+        Ok(()) => next.call(request).await?.map_into_boxed_body(),
+        Err(refusal) => request.into_response(refusal.error_response()),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Ok(response)
+}
+
+fn check(request: &HttpRequest) -> Result<(), DemoError> {
+    let headers = request.headers();
+    if headers.keys().any(is_of_a_proxy) {
+        return Err(DemoError::Forwarded);
+    }
+    let site = site(headers).ok_or(DemoError::NotLocal)?;
+    // Whoever listens on all addresses has asked for the service to be reached, not for its demo.
+    if request.peer_addr().is_none_or(|peer| !peer.ip().to_canonical().is_loopback()) {
+        return Err(DemoError::NotLocal);
+    }
+    if request.method() == Method::POST {
+        let is_own = |origin: &HeaderValue| {
+            origin.to_str().ok().and_then(|origin| Url::parse(origin).ok()).is_some_and(|url| url == site)
+        };
+        if !headers.get_all(ORIGIN).all(is_own) {
+            return Err(DemoError::OtherOrigin);
+        }
+        body::require_json(request)?;
+    }
+    Ok(())
+}
+
+fn is_of_a_proxy(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "forwarded" | "via" | "x-real-ip") || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Where the browser believes to be, if that is this machine.
+fn site(headers: &HeaderMap) -> Option<Url> {
+    let mut hosts = headers.get_all(HOST);
+    let host = hosts.next()?.to_str().ok()?;
+    if hosts.next().is_some() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-".contains(&byte)) {
+        return None;
+    }
+    let site = Url::parse(&format!("http://{host}")).ok()?;
+    let is_local = match site.host()? {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    };
+    is_local.then_some(site)
+}
