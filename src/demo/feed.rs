@@ -32,6 +32,7 @@ struct Watcher {
     /// The newest step that was written.
     seen: u64,
     stopping: watch::Receiver<bool>,
+    heartbeat: Duration,
     // Given back when the stream is dropped.
     _place: OwnedSemaphorePermit,
 }
@@ -43,7 +44,8 @@ pub(super) async fn stream(demo: Data<Shared>, request: HttpRequest) -> Result<H
     let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
     // One that we never told is of a run before this one, which began to count anew.
     let seen = last.filter(|last| *last <= activity.newest()).unwrap_or(0);
-    let watcher = Watcher { activity, seen, stopping: demo.stopping.subscribe(), _place: place };
+    let stopping = demo.stopping.subscribe();
+    let watcher = Watcher { activity, seen, stopping, heartbeat: HEARTBEAT, _place: place };
     Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, "text/event-stream")).streaming(watcher.lines()))
 }
 
@@ -63,7 +65,7 @@ impl Watcher {
                 self.seen = steps.last().map_or(self.seen, |step| step.id);
                 Some(written(&steps))
             }
-            () = sleep(HEARTBEAT) => Some(HEARTBEAT_LINE),
+            () = sleep(self.heartbeat) => Some(HEARTBEAT_LINE),
         }
     }
 }
@@ -78,4 +80,21 @@ fn written(steps: &[Happened]) -> Bytes {
         }
     }
     text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_quiet_stream_is_written_to_all_the_same() {
+        let (_server, stopping) = watch::channel(false);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let activity = Activity::watched();
+        let mut watcher = Watcher { activity, seen: 0, stopping, heartbeat: Duration::from_millis(1), _place: place };
+        assert_eq!(watcher.next().await, Some(HEARTBEAT_LINE));
+        assert_eq!(watcher.next().await, Some(HEARTBEAT_LINE));
+    }
 }

@@ -16,7 +16,7 @@ mod visitor;
 use std::{fmt, sync::Arc};
 
 use actix_web::{
-    FromRequest, Handler, Resource, Responder, Route,
+    FromRequest, Handler, HttpResponse, Resource, Responder, Route,
     dev::HttpServiceFactory,
     guard as methods,
     middleware::from_fn,
@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::deliveries::Deliveries;
 use self::error::DemoError;
-use crate::{activity::Activity, domain::id::UserId};
+use crate::{activity::Activity, domain::id::UserId, http::ApiError};
 
 /// Most pages that watch at once: each holds a connection.
 const STREAMS_MAX: usize = 64;
@@ -79,22 +79,30 @@ impl fmt::Debug for Demo {
 pub fn routes(demo: Demo) -> impl FnOnce(&mut ServiceConfig) {
     move |app| {
         app.app_data(Data::from(demo.0))
-            .service(site("/", [read(pages::home)]))
-            .service(site("/checkout/success", [read(pages::success)]))
-            .service(site("/checkout/cancel", [read(pages::cancel)]))
-            .service(site("/demo/assets/{file}", [read(pages::asset)]))
-            .service(site("/demo/users", [read(visitor::users)]))
-            .service(site("/demo/session", [web::post().to(visitor::session)]))
-            .service(site("/demo/activity", [read(feed::stream)]))
-            .service(site("/demo/deliver-again", [web::post().to(deliveries::again)]))
-            .service(site("/demo/switches", [read(deliveries::switches), web::post().to(deliveries::set_switches)]));
+            .service(site("/", READ, [read(pages::home)]))
+            .service(site("/checkout/success", READ, [read(pages::success)]))
+            .service(site("/checkout/cancel", READ, [read(pages::cancel)]))
+            .service(site("/demo/assets/{file}", READ, [read(pages::asset)]))
+            .service(site("/demo/users", READ, [read(visitor::users)]))
+            .service(site("/demo/session", "POST", [web::post().to(visitor::session)]))
+            .service(site("/demo/activity", READ, [read(feed::stream)]))
+            .service(site("/demo/deliver-again", "POST", [web::post().to(deliveries::again)]))
+            .service(site(
+                "/demo/switches",
+                "GET, HEAD, POST",
+                [read(deliveries::switches), web::post().to(deliveries::set_switches)],
+            ));
     }
 }
 
+/// The methods of [`read`].
+const READ: &str = "GET, HEAD";
+
 /// An address with its methods, for this machine only.
-fn site<const N: usize>(path: &str, routes: [Route; N]) -> impl HttpServiceFactory + use<N> {
-    let resource = routes.into_iter().fold(web::resource(path), Resource::route);
-    resource.wrap(from_fn(guard::local_only))
+fn site<const N: usize>(path: &str, allow: &'static str, routes: [Route; N]) -> impl HttpServiceFactory + use<N> {
+    let refuse = move || async move { Err::<HttpResponse, _>(DemoError::from(ApiError::MethodNotAllowed(allow))) };
+    let resource = web::resource(path).default_service(web::to(refuse));
+    routes.into_iter().fold(resource, Resource::route).wrap(from_fn(guard::local_only))
 }
 
 /// `HEAD` as well: the server leaves the body out.

@@ -18,7 +18,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// A file as it was when the program was built.
-struct File {
+pub(super) struct File {
     name: &'static str,
     media_type: &'static str,
     content: &'static str,
@@ -54,7 +54,7 @@ static HOME: LazyLock<File> = LazyLock::new(|| file!("home.html", HTML));
 static SUCCESS: LazyLock<File> = LazyLock::new(|| file!("success.html", HTML));
 static CANCEL: LazyLock<File> = LazyLock::new(|| file!("cancel.html", HTML));
 
-static ASSETS: LazyLock<[File; 11]> = LazyLock::new(|| {
+pub(super) static ASSETS: LazyLock<[File; 11]> = LazyLock::new(|| {
     [
         file!("icon.svg", SVG),
         file!("demo.css", CSS),

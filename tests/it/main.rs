@@ -15,6 +15,7 @@ mod actors;
 mod cache;
 mod checkout;
 mod cli;
+mod demo;
 mod duplicate_delivery;
 mod embedded;
 mod entitlement_read;

@@ -174,7 +174,7 @@ function showCommands() {
   const { userId } = user;
   const { origin } = location;
   const ask = (token) => `curl ${origin}/api/entitlements \\\n  -H "Authorization: Bearer ${token}"`;
-  const trigger = `tollgate trigger checkout.session.completed \\\n  --user ${userId} --url ${origin} --times 2`;
+  const trigger = `tollgate trigger checkout.session.completed \\\n  --user ${userId} \\\n  --url ${origin} --times 2`;
   at("commands").replaceChildren(
     command("What may I do?", ask("eyJ…"), async () => ask(await client.freshToken())),
     command("One event, delivered twice", trigger, async () => trigger),

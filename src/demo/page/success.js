@@ -34,8 +34,8 @@ function stages(states) {
   at("stages").hidden = false;
   for (const item of at("stages").children) {
     const state = states[item.dataset.stage];
-    item.className = state;
-    item.querySelector(".stage-state").textContent = { done: "done", waiting: "waiting", later: "" }[state];
+    item.className = state === "done" || state === "later" ? state : "waiting";
+    item.querySelector(".stage-state").textContent = state === "later" ? "" : state;
   }
 }
 
@@ -54,22 +54,22 @@ async function look() {
   at("release").hidden = true;
   if (session.granted && isSeen) {
     isOver = true;
-    stages({ paid: "done", applied: "done", seen: "done" });
+    stages({ back: "done", applied: "done", seen: "done" });
     at("result").classList.add("good");
     at("gate").classList.add("open");
     const until = entitlement.expiresAt ? ` until ${day(entitlement.expiresAt)}` : "";
     tell(`You are ${bought}`, `The webhook has been applied, and every reader sees ${bought}${until}.`);
   } else if (session.granted) {
-    stages({ paid: "done", applied: "done", seen: "waiting" });
+    stages({ back: "done", applied: "done", seen: "waiting" });
     at("gate").classList.toggle("open", entitlement.entitlementLevel !== "FREE");
     tell(`${bought} is yours`, `It is in the ledger. Readers see ${entitlement.entitlementLevel} at this moment.`);
   } else if (state === "pending") {
-    stages({ paid: "waiting", applied: "later", seen: "later" });
+    stages({ back: "done", applied: "waiting for money", seen: "later" });
     tell("The bank transfer is on its way", `${bought} begins when the money arrives. That can take days, and this page may be closed.`);
   } else if (state === "expired") {
     end("This session has ended", "It was not paid, or the payment failed. Nothing was charged; the shop opens a new one.");
   } else {
-    stages({ paid: "done", applied: "waiting", seen: "later" });
+    stages({ back: "done", applied: "waiting", seen: "later" });
     waitForStripe(bought);
   }
 }
@@ -115,7 +115,7 @@ at("release").addEventListener("click", async () => {
   try {
     await api.setSwitches({ ...(await api.switches()), withhold: false });
     isWithheld = false;
-    at("main").focus();
+    at("main").focus({ preventScroll: true });
     refresh();
   } catch (problem) {
     at("result-words").textContent = problem.message;

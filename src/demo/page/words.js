@@ -18,7 +18,7 @@ export function sentence(step) {
     case "eventApplied":
       return { icon: "applied", tone: "good", text: `Applied: ${step.kind} had its effect`, id: step.event };
     case "eventNotApplied":
-      return { icon: "waiting", tone: "wait", text: `Kept, nothing changed: ${step.why}`, id: step.event };
+      return { icon: "waiting", tone: "wait", text: `Taken, nothing changed: ${step.why}`, id: step.event };
     case "duplicateSkipped":
       return { icon: "skipped", tone: "twice", text: "Duplicate skipped: nothing was done twice", id: step.event };
     case "cacheWritten":
