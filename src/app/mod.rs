@@ -52,7 +52,7 @@ const LANE_QUEUE: usize = 8192;
 /// Reads that a cold cache may cause at once.
 const LEDGER_READS: usize = 64;
 /// How long a session of the demo lasts; the page asks for the next one.
-const DEMO_SESSION: Duration = Duration::from_secs(3600);
+const DEMO_SESSION: Duration = Duration::from_secs(600);
 /// How often observations are counted into their buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Beyond the configured limit of a stop, for what is not a request.
