@@ -1,7 +1,7 @@
 //! The ledger in a file: whose it is, who is kept out, what a killed process and a full disk leave behind.
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -151,7 +151,7 @@ async fn nobody_else_may_read_it() {
 }
 
 #[tokio::test]
-async fn readers_do_not_wait_for_a_writer_and_cannot_write() {
+async fn readers_do_not_wait_for_a_writer() {
     let file = TestFile::new();
     let ledger = file.open_with(PATIENT).await;
     let buyer = user();
@@ -269,6 +269,7 @@ async fn a_long_reader_of_another_program_holds_up_nobody() {
 const CHILD: &str = "TOLLGATE_TEST_LEDGER_FILE";
 
 /// Commits batches through two lanes until it is killed or cannot; says of each what came of it, after it was told.
+#[expect(clippy::print_stdout, reason = "the parent reads it")]
 async fn write_on(path: &str) {
     let (ledger, _) = SqliteLedger::open(Path::new(path), Purpose::Stripe, PATIENT, built_in()).await.unwrap();
     let write = async |lane_no: u32| {
@@ -283,7 +284,7 @@ async fn write_on(path: &str) {
                 Some(error) if error.is_certainly_aborted() => "aborted",
                 Some(_) => "doubtful",
             };
-            writeln!(std::io::stdout(), "{word} {id}").unwrap();
+            println!("{word} {id}");
             if failed.is_some() {
                 return;
             }
@@ -291,7 +292,7 @@ async fn write_on(path: &str) {
     };
     futures::future::join(write(0), write(1)).await;
     ledger.now().await.unwrap();
-    writeln!(std::io::stdout(), "readable still").unwrap();
+    println!("readable still");
 }
 
 /// This very test, in a process of its own.
@@ -372,6 +373,7 @@ async fn a_full_disk_is_an_answer_and_loses_nothing_acknowledged() {
     assert!(child.wait().unwrap().success(), "{lines:?}");
     let told: Vec<(String, String)> = lines.iter().filter_map(|line| told(line)).collect();
     assert_eq!(told.iter().filter(|(word, _)| word != "committed").count(), 2, "each lane was told: {told:?}");
+    eprintln!("{:?}", told.iter().filter(|(w, _)| w != "committed").collect::<Vec<_>>());
     assert!(told.len() > 10, "it did commit before: {told:?}");
     assert!(lines.iter().any(|line| line.contains("readable still")));
     let ledger = file.open().await;

@@ -2,8 +2,8 @@
 //!
 //! Durable as PostgreSQL is: a commit that was acknowledged is on the disk (`synchronous=FULL`). One connection writes, whole
 //! batches at a time; others read, and neither waits for the other. A lock keeps a second process out, so that nothing here
-//! has to be asked twice: the epoch is that of opening. A copy put in the file's place is not told from it: whoever restores one
-//! beside a Redis that remembers the original clears that Redis.
+//! has to be asked twice: the epoch is that of opening. A copy put in the file's place is not told from it (docs/OPERATIONS.md,
+//! Backup and restore).
 //!
 //! `open` makes the file ready, `connection` lends connections, `statements` holds the hot SQL, `apply` is the one write transaction,
 //! `lane` takes batches, `read` and `upkeep` are everything else.
