@@ -129,9 +129,10 @@ impl Shared {
         let cut = self.writer.ask(|connection| connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")).await;
         let left = self.file.wal_bytes();
         // A reader of another program's that stays for long is not waited for with every commit.
-        let bound = if left > self.limits.wal_max { left } else { 0 } + self.limits.wal_max;
+        let is_cut = left <= self.limits.wal_max;
+        let bound = if is_cut { self.limits.wal_max } else { left + self.limits.wal_max };
         self.wal_bound.store(bound, Ordering::Relaxed);
-        if left > self.limits.wal_max {
+        if !is_cut {
             let path = self.file.path().display();
             tracing::warn!(%path, bytes = left, ?cut, "the write-ahead log cannot be cut: another program reads the file");
         }
