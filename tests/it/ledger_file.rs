@@ -11,7 +11,7 @@ use tollgate::domain::event::Outcome;
 use tollgate::ledger::sqlite::{Limits, OpenError, Problem, Purpose, SqliteLedger};
 use tollgate::ledger::{Entry, Ledger, LedgerError};
 
-use crate::harness::ledger::TestFile;
+use crate::harness::{ledger::TestFile, until_ok};
 use crate::ledger::{built_in, commit, commit_one, purchase, ticket, user};
 
 /// For tests in which nothing may end by a limit of time.
@@ -183,6 +183,27 @@ async fn a_file_that_another_program_keeps_locked_is_unavailable_and_no_longer()
     assert!(matches!(ledger.forget_instance(uuid::Uuid::new_v4()).await, Err(LedgerError::Unavailable(_))));
     shell.batch_execute("ROLLBACK").unwrap();
     assert_eq!(commit_one(&mut *lane, purchase(user(), "evt_1", "cs_1")).await.outcome, Outcome::Applied);
+}
+
+/// Nobody waits for ever; what was begun is not undone by that, and the redelivery finds out.
+#[tokio::test]
+async fn a_write_that_does_not_end_in_time_is_in_doubt_and_what_waits_behind_it_is_not() {
+    let file = TestFile::new();
+    let ledger = file.open_with(Limits { transaction: Duration::from_millis(100), ..PATIENT }).await;
+    let (mut lane, mut other) = (ledger.lane(), ledger.lane());
+    let buyer = user();
+    let mut shell = file.connect();
+    shell.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let stuck = commit(&mut *lane, vec![purchase(buyer, "evt_1", "cs_1")]).await;
+    assert_eq!(stuck, [Err(LedgerError::InDoubt)]);
+    let behind = commit(&mut *other, vec![purchase(user(), "evt_2", "cs_2")]).await;
+    assert!(matches!(behind.as_slice(), [Err(LedgerError::Unavailable(_))]), "{behind:?}");
+    shell.batch_execute("ROLLBACK").unwrap();
+    let again = until_ok(Duration::from_secs(60), "the writer is back", async || {
+        commit(&mut *ledger.lane(), vec![purchase(buyer, "evt_1", "cs_1")]).await.pop().unwrap()
+    })
+    .await;
+    assert_eq!((again.outcome, again.entitlement.unwrap().version), (Outcome::Duplicate, 1));
 }
 
 /// What is not refused before the `COMMIT` may be refused by it.
