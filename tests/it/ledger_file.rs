@@ -1,7 +1,7 @@
 //! The ledger in a file: whose it is, who is kept out, what a killed process and a full disk leave behind.
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tollgate::domain::event::Outcome;
 use tollgate::ledger::sqlite::{Limits, OpenError, Problem, Purpose, SqliteLedger};
 use tollgate::ledger::{Entry, Ledger, LedgerError};
 
-use crate::harness::ledger::TestFile;
+use crate::harness::{ledger::TestFile, until_ok};
 use crate::ledger::{built_in, commit, commit_one, purchase, ticket, user};
 
 /// For tests in which nothing may end by a limit of time.
@@ -151,7 +151,7 @@ async fn nobody_else_may_read_it() {
 }
 
 #[tokio::test]
-async fn readers_do_not_wait_for_a_writer_and_cannot_write() {
+async fn readers_do_not_wait_for_a_writer() {
     let file = TestFile::new();
     let ledger = file.open_with(PATIENT).await;
     let buyer = user();
@@ -183,6 +183,27 @@ async fn a_file_that_another_program_keeps_locked_is_unavailable_and_no_longer()
     assert!(matches!(ledger.forget_instance(uuid::Uuid::new_v4()).await, Err(LedgerError::Unavailable(_))));
     shell.batch_execute("ROLLBACK").unwrap();
     assert_eq!(commit_one(&mut *lane, purchase(user(), "evt_1", "cs_1")).await.outcome, Outcome::Applied);
+}
+
+/// Nobody waits for ever; what was begun is not undone by that, and the redelivery finds out.
+#[tokio::test]
+async fn a_write_that_does_not_end_in_time_is_in_doubt_and_what_waits_behind_it_is_not() {
+    let file = TestFile::new();
+    let ledger = file.open_with(Limits { transaction: Duration::from_millis(100), ..PATIENT }).await;
+    let (mut lane, mut other) = (ledger.lane(), ledger.lane());
+    let buyer = user();
+    let mut shell = file.connect();
+    shell.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let stuck = commit(&mut *lane, vec![purchase(buyer, "evt_1", "cs_1")]).await;
+    assert_eq!(stuck, [Err(LedgerError::InDoubt)]);
+    let behind = commit(&mut *other, vec![purchase(user(), "evt_2", "cs_2")]).await;
+    assert!(matches!(behind.as_slice(), [Err(LedgerError::Unavailable(_))]), "{behind:?}");
+    shell.batch_execute("ROLLBACK").unwrap();
+    let again = until_ok(Duration::from_secs(60), "the writer is back", async || {
+        commit(&mut *ledger.lane(), vec![purchase(buyer, "evt_1", "cs_1")]).await.pop().unwrap()
+    })
+    .await;
+    assert_eq!((again.outcome, again.entitlement.unwrap().version), (Outcome::Duplicate, 1));
 }
 
 /// What is not refused before the `COMMIT` may be refused by it.
@@ -269,6 +290,7 @@ async fn a_long_reader_of_another_program_holds_up_nobody() {
 const CHILD: &str = "TOLLGATE_TEST_LEDGER_FILE";
 
 /// Commits batches through two lanes until it is killed or cannot; says of each what came of it, after it was told.
+#[expect(clippy::print_stdout, reason = "the parent reads it")]
 async fn write_on(path: &str) {
     let (ledger, _) = SqliteLedger::open(Path::new(path), Purpose::Stripe, PATIENT, built_in()).await.unwrap();
     let write = async |lane_no: u32| {
@@ -283,7 +305,7 @@ async fn write_on(path: &str) {
                 Some(error) if error.is_certainly_aborted() => "aborted",
                 Some(_) => "doubtful",
             };
-            writeln!(std::io::stdout(), "{word} {id}").unwrap();
+            println!("{word} {id}");
             if failed.is_some() {
                 return;
             }
@@ -291,7 +313,7 @@ async fn write_on(path: &str) {
     };
     futures::future::join(write(0), write(1)).await;
     ledger.now().await.unwrap();
-    writeln!(std::io::stdout(), "readable still").unwrap();
+    println!("readable still");
 }
 
 /// This very test, in a process of its own.
@@ -372,6 +394,7 @@ async fn a_full_disk_is_an_answer_and_loses_nothing_acknowledged() {
     assert!(child.wait().unwrap().success(), "{lines:?}");
     let told: Vec<(String, String)> = lines.iter().filter_map(|line| told(line)).collect();
     assert_eq!(told.iter().filter(|(word, _)| word != "committed").count(), 2, "each lane was told: {told:?}");
+    eprintln!("{:?}", told.iter().filter(|(w, _)| w != "committed").collect::<Vec<_>>());
     assert!(told.len() > 10, "it did commit before: {told:?}");
     assert!(lines.iter().any(|line| line.contains("readable still")));
     let ledger = file.open().await;

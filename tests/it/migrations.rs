@@ -13,7 +13,7 @@ use tollgate::{
 };
 use uuid::Uuid;
 
-use crate::harness::TestDatabase;
+use crate::harness::{TestDatabase, ledger::TestFile};
 
 fn built_in() -> Catalogue {
     catalogue::parse(catalogue::BUILT_IN).unwrap()
@@ -188,41 +188,66 @@ async fn levels_of_the_catalogue_join_the_enum() {
     assert_eq!(database.value("SELECT 'TEAM'::user_entitlement_level::text").await, "TEAM");
 }
 
+/// The tables, columns and types that a `schema.rs` names, with `?` behind what may be NULL.
+fn columns_of(source: &str) -> Vec<(String, String, String)> {
+    let mut table = "";
+    let mut columns = Vec::new();
+    for line in source.lines().map(str::trim) {
+        if let Some((name, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
+            table = name;
+        } else if let Some((column, kind)) = line.trim_end_matches(',').split_once(" -> ") {
+            let nullable = kind.strip_prefix("Nullable<").map(|inner| format!("{}?", inner.trim_end_matches('>')));
+            columns.push((table.to_owned(), column.to_owned(), nullable.unwrap_or_else(|| kind.to_owned())));
+        }
+    }
+    assert!(columns.len() > 20, "the file was not understood: {columns:?}");
+    columns
+}
+
 /// diesel's picture of the tables, written by hand, against a migrated database.
 #[tokio::test]
 async fn the_schema_file_agrees_with_the_database() {
     let database = TestDatabase::new().await;
     migrate(&database).await;
-    let source = include_str!("../../src/ledger/postgres/schema.rs");
-    let mut table = "";
-    let mut columns = 0;
-    for line in source.lines().map(str::trim) {
-        if let Some((name, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
-            table = name;
-        } else if let Some((column, kind)) = line.trim_end_matches(',').split_once(" -> ") {
-            columns += 1;
-            let (kind, nullable) =
-                kind.strip_prefix("Nullable<").map_or((kind, "NO"), |inner| (inner.trim_end_matches('>'), "YES"));
-            let expected = match kind {
-                "Uuid" => "uuid",
-                "Text" => "text",
-                "Bytea" => "bytea",
-                "Bool" => "boolean",
-                "Int4" => "integer",
-                "Int8" => "bigint",
-                "Timestamptz" => "timestamp with time zone",
-                other => panic!("{other}: add it here"),
-            };
-            let found = database
-                .query(&format!(
-                    "SELECT data_type, is_nullable FROM information_schema.columns \
-                     WHERE table_name = '{table}' AND column_name = '{column}'"
-                ))
-                .await;
-            assert_eq!(found, [[Some(expected.to_owned()), Some(nullable.to_owned())]], "{table}.{column}");
-        }
+    for (table, column, kind) in columns_of(include_str!("../../src/ledger/postgres/schema.rs")) {
+        let expected = match kind.trim_end_matches('?') {
+            "Uuid" => "uuid",
+            "Text" => "text",
+            "Bytea" => "bytea",
+            "Bool" => "boolean",
+            "Int4" => "integer",
+            "Int8" => "bigint",
+            "Timestamptz" => "timestamp with time zone",
+            other => panic!("{other}: add it here"),
+        };
+        let nullable = if kind.ends_with('?') { "YES" } else { "NO" };
+        let found = database
+            .query(&format!(
+                "SELECT data_type, is_nullable FROM information_schema.columns \
+                 WHERE table_name = '{table}' AND column_name = '{column}'"
+            ))
+            .await;
+        assert_eq!(found, [[Some(expected.to_owned()), Some(nullable.to_owned())]], "{table}.{column}");
     }
-    assert!(columns > 20, "the file was not understood: {columns} columns");
+}
+
+#[tokio::test]
+async fn the_schema_file_agrees_with_the_file() {
+    let file = TestFile::new();
+    file.open().await;
+    for (table, column, kind) in columns_of(include_str!("../../src/ledger/sqlite/schema.rs")) {
+        let expected = match kind.trim_end_matches('?') {
+            "Text" => "TEXT",
+            "Binary" => "BLOB",
+            "Integer" | "BigInt" => "INTEGER",
+            other => panic!("{other}: add it here"),
+        };
+        let found = file.column(&format!(
+            "SELECT type || iif(\"notnull\" OR pk, '', '?') FROM pragma_table_info('{table}') WHERE name = '{column}'"
+        ));
+        let nullable = if kind.ends_with('?') { "?" } else { "" };
+        assert_eq!(found, [format!("{expected}{nullable}")], "{table}.{column}");
+    }
 }
 
 /// Regression: a running replica saw another epoch only when it happened to open a connection for writing.

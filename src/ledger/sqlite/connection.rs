@@ -209,3 +209,6 @@ pub(super) fn moment(micros: i64) -> DateTime<Utc> {
 pub(super) fn now() -> DateTime<Utc> {
     moment(micros(Utc::now()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,8 @@
 //!
 //! Durable as PostgreSQL is: a commit that was acknowledged is on the disk (`synchronous=FULL`). One connection writes, whole
 //! batches at a time; others read, and neither waits for the other. A lock keeps a second process out, so that nothing here
-//! has to be asked twice: the epoch is that of opening. A copy put in the file's place is not told from it: whoever restores one
-//! beside a Redis that remembers the original clears that Redis.
+//! has to be asked twice: the epoch is that of opening. A copy put in the file's place is not told from it (docs/OPERATIONS.md,
+//! Backup and restore).
 //!
 //! `open` makes the file ready, `connection` lends connections, `statements` holds the hot SQL, `apply` is the one write transaction,
 //! `lane` takes batches, `read` and `upkeep` are everything else.
@@ -129,9 +129,10 @@ impl Shared {
         let cut = self.writer.ask(|connection| connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")).await;
         let left = self.file.wal_bytes();
         // A reader of another program's that stays for long is not waited for with every commit.
-        let bound = if left > self.limits.wal_max { left } else { 0 } + self.limits.wal_max;
+        let is_cut = left <= self.limits.wal_max;
+        let bound = if is_cut { self.limits.wal_max } else { left + self.limits.wal_max };
         self.wal_bound.store(bound, Ordering::Relaxed);
-        if left > self.limits.wal_max {
+        if !is_cut {
             let path = self.file.path().display();
             tracing::warn!(%path, bytes = left, ?cut, "the write-ahead log cannot be cut: another program reads the file");
         }

@@ -95,25 +95,19 @@ pub(super) fn open(path: &Path, purpose: Purpose, limits: Limits) -> Result<Open
 }
 
 fn try_open(path: &Path, purpose: Purpose, limits: Limits) -> Result<Opened, Problem> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    directory.map_or(Ok(()), make_directory)?;
-    if path.is_dir() {
-        return Err(Problem::NotAFile);
-    }
-    let mut file = open_file(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(Problem::NotAFile);
-    }
+    let is_file = path.metadata().map_or(true, |found| found.is_file());
+    let Some(name) = path.file_name().filter(|_| is_file) else { return Err(Problem::NotAFile) };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_directory(directory)?;
     // One file has one lock, by whatever links and relative paths it is named.
-    let path = path.canonicalize()?;
+    let path = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => directory.canonicalize()?.join(name),
+        found => found?,
+    };
+    // Before the file itself is touched: when a process closes a file, by whatever handle, it loses all its locks on it (POSIX),
+    // those of SQLite's connections too.
     let locked = lock(path)?;
-    let mut head = Vec::with_capacity(MAGIC.len());
-    file.by_ref().take(16).read_to_end(&mut head)?;
-    // SQLite must be the last to close the file: closing it gives up the locks of the whole process (POSIX).
-    drop(file);
-    if !head.is_empty() && head != MAGIC {
-        return Err(Problem::NotADatabase);
-    }
+    check_content(locked.path())?;
     let mut writer = locked.connect(limits.busy).map_err(Problem::Unusable)?;
     check_owner(&mut writer)?;
     writer.batch_execute("PRAGMA journal_mode = WAL")?;
@@ -142,6 +136,13 @@ fn open_file(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
+}
+
+/// Makes the file where it is not there; one that is must be empty or begin as SQLite's do.
+fn check_content(path: &Path) -> Result<(), Problem> {
+    let mut head = Vec::with_capacity(MAGIC.len());
+    open_file(path)?.take(16).read_to_end(&mut head)?;
+    if head.is_empty() || head == MAGIC { Ok(()) } else { Err(Problem::NotADatabase) }
 }
 
 /// The lock is on a file beside it, which stays: removing it would let two processes each lock a file of that name.
@@ -179,11 +180,9 @@ fn number(connection: &mut SqliteConnection, sql: &str) -> Result<i64, Problem> 
 /// Before anything is written: an empty database is ours to take, another program's is not.
 fn check_owner(connection: &mut SqliteConnection) -> Result<(), Problem> {
     let id = number(connection, "SELECT application_id AS number FROM pragma_application_id")?;
-    if id == APPLICATION_ID || number(connection, "SELECT count(*) AS number FROM sqlite_schema")? == 0 && id == 0 {
-        Ok(())
-    } else {
-        Err(Problem::AnotherPrograms)
-    }
+    let tables = number(connection, "SELECT count(*) AS number FROM sqlite_schema")?;
+    let is_ours = id == APPLICATION_ID || (id == 0 && tables == 0);
+    if is_ours { Ok(()) } else { Err(Problem::AnotherPrograms) }
 }
 
 /// All or nothing, in the caller's transaction.
