@@ -21,6 +21,7 @@ mod ledger;
 mod ledger_faults;
 mod life;
 mod migrations;
+mod pay_page;
 mod redis_contract;
 mod replicas;
 mod stripe_gateway;

@@ -1,5 +1,6 @@
 //! What the integration tests stand on: real servers that each test may break as it likes, and waiting without sleeping.
 
+pub(crate) mod browser;
 pub(crate) mod event;
 mod ports;
 mod postgres;
