@@ -30,6 +30,7 @@ pub fn render(view: &PayView) -> String {
                     section.side.pay aria-labelledby="what-to-do" {
                         div.column { (what_to_do(view)) }
                     }
+                    @if is_payable(view) && view.amount_minor != 0 { (test_cards()) }
                 }
             }
         }
@@ -74,7 +75,6 @@ fn summary(view: &PayView) -> Markup {
                     }
                     div.total { dt { "Due today" } dd { (price) } }
                 }
-                @if is_payable(view) && view.amount_minor != 0 { (test_cards()) }
             }
         }
     }
@@ -82,14 +82,16 @@ fn summary(view: &PayView) -> Markup {
 
 fn test_cards() -> Markup {
     html! {
-        section.cards aria-labelledby="cards" {
-            h2 #cards { "Test cards" }
-            ul {
-                @for card in TEST_CARDS {
-                    li { code { (card.number) } " " span { (card.effect) } }
+        section.side.cards aria-labelledby="cards" {
+            div.column {
+                h2 #cards { "Test cards" }
+                ul {
+                    @for card in TEST_CARDS {
+                        li { code { (card.number) } " " span { (card.effect) } }
+                    }
                 }
+                p { "With any date to come and any code." }
             }
-            p { "With any date to come and any code." }
         }
     }
 }

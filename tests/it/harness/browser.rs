@@ -80,6 +80,8 @@ impl Browser {
         }
         let capabilities = json!({
             "goog:chromeOptions": options,
+            // In milliseconds; WebDriver's own limit for a page is five minutes.
+            "timeouts": { "pageLoad": PATIENCE.as_millis() as u64 },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
         let client = ClientBuilder::new(HttpConnector::new())

@@ -14,4 +14,5 @@ mod wait;
 
 pub(crate) use self::postgres::{PostgresServer, TestDatabase};
 pub(crate) use self::redis::RedisServer;
+pub(crate) use self::supervised::PATIENCE;
 pub(crate) use self::wait::{eventually, until_ok};
