@@ -73,10 +73,19 @@ fn summary(view: &PayView) -> Markup {
                         dt { (view.plan_name) @if let Some(interval) = &view.interval { ", every " (interval) } }
                         dd { (price) }
                     }
-                    div.total { dt { "Due today" } dd { (price) } }
+                    div.total { dt { (total(view)) } dd { (price) } }
                 }
             }
         }
+    }
+}
+
+fn total(view: &PayView) -> &'static str {
+    match view.state {
+        PayState::Open | PayState::Declined(_) => "Due today",
+        PayState::Paid => "Paid",
+        PayState::Pending => "On its way",
+        PayState::Expired | PayState::Failed => "Not paid",
     }
 }
 
@@ -182,7 +191,7 @@ fn form(view: &PayView, declined: Option<&str>) -> Markup {
             button #submit.button data-busy="One moment…" {
                 @if is_free { "Complete order" } @else { "Pay " (money(view.amount_minor, &view.currency)) }
             }
-            p.promise { "Nothing is charged. This page is part of your own machine’s sandbox." }
+            p.promise { "Nothing is charged: this is your own sandbox." }
         }
     }
 }
