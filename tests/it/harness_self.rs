@@ -163,6 +163,22 @@ async fn a_dropped_browser_leaves_no_process_and_no_directory() {
     assert_eq!(left, [""; 0]);
 }
 
+#[tokio::test]
+async fn what_a_browser_complains_about_is_heard() {
+    let browser = Browser::start().await;
+    browser.goto("data:text/html,<script>console.error('ouch')</script>").await;
+    browser
+        .goto(
+            "data:text/html,<meta http-equiv=Content-Security-Policy content=\"img-src 'none'\"><img src=http://127.0.0.1/x>",
+        )
+        .await;
+    let complaints = browser.complaints().await;
+    for part in ["ouch", "Content Security Policy"] {
+        assert!(complaints.iter().any(|complaint| complaint.contains(part)), "{part} is not in {complaints:#?}");
+    }
+    browser.assert_no_complaints().await;
+}
+
 /// Every process with its arguments, one a line.
 fn processes() -> String {
     let listing = Command::new("ps").args(["-A", "-o", "args="]).output().expect("ps runs");
