@@ -1,9 +1,10 @@
 //! The harness keeps its promises: isolation, outages on demand, nothing left behind.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{PostgresServer, RedisServer, TestDatabase, eventually, until_ok};
+use crate::harness::{PostgresServer, RedisServer, TestDatabase, browser::Browser, eventually, until_ok};
 
 const SOON: Duration = Duration::from_secs(20);
 const A_MOMENT: Duration = Duration::from_millis(300);
@@ -146,6 +147,42 @@ async fn a_dropped_server_leaves_no_process_and_no_directory_even_when_it_is_pau
 
     assert!(!data.exists(), "{} is left", data.display());
     assert!(!directory.exists(), "{} is left", directory.display());
+}
+
+#[tokio::test]
+async fn a_dropped_browser_leaves_no_process_and_no_directory() {
+    let browser = Browser::start().await;
+    let directory = browser.directory();
+    let name = directory.to_str().expect("a path in UTF-8").to_owned();
+    assert!(processes().contains(&name), "the profile's path is an argument of the browser");
+
+    drop(browser);
+
+    assert!(!directory.exists(), "{name} is left");
+    let left: Vec<String> = processes().lines().filter(|line| line.contains(&name)).map(str::to_owned).collect();
+    assert_eq!(left, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_browser_complains_about_is_heard() {
+    let browser = Browser::start().await;
+    browser.goto("data:text/html,<script>console.error('ouch')</script>").await;
+    browser
+        .goto(
+            "data:text/html,<meta http-equiv=Content-Security-Policy content=\"img-src 'none'\"><img src=http://127.0.0.1/x>",
+        )
+        .await;
+    let complaints = browser.complaints().await;
+    for part in ["ouch", "Content Security Policy"] {
+        assert!(complaints.iter().any(|complaint| complaint.contains(part)), "{part} is not in {complaints:#?}");
+    }
+    browser.assert_no_complaints().await;
+}
+
+/// Every process with its arguments, one a line.
+fn processes() -> String {
+    let listing = Command::new("ps").args(["-A", "-o", "args="]).output().expect("ps runs");
+    String::from_utf8_lossy(&listing.stdout).into_owned()
 }
 
 #[tokio::test]

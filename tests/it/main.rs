@@ -25,6 +25,7 @@ mod ledger_faults;
 mod ledger_file;
 mod life;
 mod migrations;
+mod pay_page;
 mod redis_contract;
 mod replicas;
 mod stripe_gateway;

@@ -99,8 +99,9 @@ impl FieldError {
             Self::NoCardNumber => "Enter a test card’s number.",
             Self::WrongCardNumber => "This is no card number. Check the digits.",
             Self::NoTestCard => {
-                "Never type a real card here: only test cards work. 4242 4242 4242 4242 pays; 4000 0000 0000 0002, \
-                 4000 0000 0000 9995, 4000 0000 0000 0069 and 4000 0000 0000 0127 are declined."
+                "Never type a real card here: only test cards work. 4242\u{a0}4242\u{a0}4242\u{a0}4242 pays; \
+                 4000\u{a0}0000\u{a0}0000\u{a0}0002, 4000\u{a0}0000\u{a0}0000\u{a0}9995, \
+                 4000\u{a0}0000\u{a0}0000\u{a0}0069 and 4000\u{a0}0000\u{a0}0000\u{a0}0127 are declined."
             }
             Self::MalformedExpiry => "Enter month and year, like 12 / 34.",
             Self::PastExpiry => "This date has passed. Enter one to come.",

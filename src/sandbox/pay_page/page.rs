@@ -30,6 +30,7 @@ pub fn render(view: &PayView) -> String {
                     section.side.pay aria-labelledby="what-to-do" {
                         div.column { (what_to_do(view)) }
                     }
+                    @if is_payable(view) && view.amount_minor != 0 { (test_cards()) }
                 }
             }
         }
@@ -72,24 +73,34 @@ fn summary(view: &PayView) -> Markup {
                         dt { (view.plan_name) @if let Some(interval) = &view.interval { ", every " (interval) } }
                         dd { (price) }
                     }
-                    div.total { dt { "Due today" } dd { (price) } }
+                    div.total { dt { (total(view)) } dd { (price) } }
                 }
-                @if is_payable(view) && view.amount_minor != 0 { (test_cards()) }
             }
         }
     }
 }
 
+fn total(view: &PayView) -> &'static str {
+    match view.state {
+        PayState::Open | PayState::Declined(_) => "Due today",
+        PayState::Paid => "Paid",
+        PayState::Pending => "On its way",
+        PayState::Expired | PayState::Failed => "Not paid",
+    }
+}
+
 fn test_cards() -> Markup {
     html! {
-        section.cards aria-labelledby="cards" {
-            h2 #cards { "Test cards" }
-            ul {
-                @for card in TEST_CARDS {
-                    li { code { (card.number) } " " span { (card.effect) } }
+        section.side.cards aria-labelledby="cards" {
+            div.column {
+                h2 #cards { "Test cards" }
+                ul {
+                    @for card in TEST_CARDS {
+                        li { code { (card.number) } " " span { (card.effect) } }
+                    }
                 }
+                p { "With any date to come and any code." }
             }
-            p { "With any date to come and any code." }
         }
     }
 }
@@ -180,7 +191,7 @@ fn form(view: &PayView, declined: Option<&str>) -> Markup {
             button #submit.button data-busy="One moment…" {
                 @if is_free { "Complete order" } @else { "Pay " (money(view.amount_minor, &view.currency)) }
             }
-            p.promise { "Nothing is charged. This page is part of your own machine’s sandbox." }
+            p.promise { "Nothing is charged: this is your own sandbox." }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the integration tests stand on: real servers that each test may break as it likes, and waiting without sleeping.
 
+pub(crate) mod browser;
 pub(crate) mod event;
 pub(crate) mod ledger;
 mod ports;
@@ -15,4 +16,5 @@ mod wait;
 
 pub(crate) use self::postgres::{PostgresServer, TestDatabase};
 pub(crate) use self::redis::RedisServer;
+pub(crate) use self::supervised::PATIENCE;
 pub(crate) use self::wait::{eventually, until_ok};

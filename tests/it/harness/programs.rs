@@ -19,12 +19,14 @@ const PLACES: &[(&str, &str, &str)] = &[
 
 /// The full path of a program.
 pub(crate) fn find(program: &str) -> PathBuf {
+    find_any(&[program]).unwrap_or_else(|| panic!("{program} is not on this machine: run scripts/setup"))
+}
+
+/// The full path of the first of these programs that is there.
+pub(crate) fn find_any(programs: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(PLACES.iter().flat_map(expand))
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| panic!("{program} is not on this machine: run scripts/setup"))
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).chain(PLACES.iter().flat_map(expand)).collect();
+    programs.iter().find_map(|program| dirs.iter().map(|dir| dir.join(program)).find(|file| file.is_file()))
 }
 
 /// The directories `<parent>/<prefix>*/<below>`, newest version first.

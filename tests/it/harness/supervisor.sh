@@ -68,6 +68,19 @@ if [ -s "$directory/pid" ] && [ ! -e "$directory/exited" ]; then
     wait
 fi
 
+# A browser outlives the driver that started it. What is still alive of this process group, which is ours alone, ends here.
+left=yes
+while [ -n "$left" ]; do
+    left=
+    ps -A -o pgid= -o pid= -o stat= >"$directory/processes"
+    while read -r group pid state; do
+        case $group/$pid/$state in
+        "$$/$$/"* | */Z*) ;;
+        "$$"/*) kill -s KILL "$pid" && left=yes ;;
+        esac
+    done <"$directory/processes"
+done
+
 # PostgreSQL killed with SIGKILL leaves a segment of shared memory that its next start would have taken over.
 segment=$(sed -n '7s/.* //p' "$directory/data/postmaster.pid" 2>/dev/null)
 if [ -n "$segment" ]; then
