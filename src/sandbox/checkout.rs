@@ -19,6 +19,7 @@ pub(super) enum Payment {
 /// The buyer has paid, or ordered. `false`: the session was not open, and nothing happened.
 pub(super) fn complete(state: &mut State, id: &str, payment: Payment, payer: Payer, now: i64) -> bool {
     let Some(mut session) = open(state, id, now) else { return false };
+    let payer = Payer { email: payer.email.or_else(|| known_email(state, &session)), ..payer };
     let free = session.amount() == 0;
     session.status = Status::Complete;
     session.payment_status = match payment {
@@ -84,6 +85,12 @@ pub(super) fn expire_due(state: &mut State, now: i64) {
     for id in over {
         expire(state, &id, Origin::default(), now);
     }
+}
+
+/// Where the buyer can be written to, as far as the shop has said.
+pub(super) fn known_email(state: &State, session: &Session) -> Option<String> {
+    let of_customer = || state.customers.get(session.customer.as_ref()?)?.email.clone();
+    session.customer_email.clone().or_else(of_customer)
 }
 
 /// A session that may be paid now: one that is over is none, although the timer may be late.

@@ -20,8 +20,7 @@ use super::{
 
 /// `GET /c/pay/{id}`
 pub(super) async fn show(id: Path<String>, site: Data<Site>) -> HttpResponse {
-    let session = site.shared.look().sessions.get(&id).cloned();
-    session.map_or_else(unknown, |session| page(StatusCode::OK, &view(&session)))
+    find(&site, &id).map_or_else(unknown, |(session, email)| page(StatusCode::OK, &view(&session, email)))
 }
 
 /// `POST /c/pay/{id}`: the buyer pays. However often it comes, the session is paid once.
@@ -29,9 +28,9 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     if !is_same_origin(&request) {
         return foreign();
     }
-    let Some(session) = site.shared.look().sessions.get(&id).cloned() else { return unknown() };
+    let Some((session, email)) = find(&site, &id) else { return unknown() };
     if session.status != Status::Open {
-        return after(&session);
+        return after(&session, email);
     }
     let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
     let kept = KeptFields::of(&fields);
@@ -40,26 +39,26 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
         Ok(Method::Card(CardOutcome::Declined(reason))) => {
             checkout::decline(&site.shared.look(), &id);
             let state = PayState::Declined(reason.sentence().to_owned());
-            return page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(&session) });
+            return page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(&session, email) });
         }
         Ok(Method::Delayed) => Payment::Later,
         Ok(Method::Free) if session.amount() == 0 => Payment::Now,
         Ok(Method::Free) => {
             let errors = FieldErrors { method: Some(FieldError::NoMethod), ..FieldErrors::default() };
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session) });
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
         }
         Err((errors, kept)) => {
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session) });
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
         }
     };
     let said = |text: String| Some(text).filter(|text| !text.is_empty());
-    let payer = Payer { email: said(kept.email).or(session.customer_email), name: said(kept.name) };
+    let payer = Payer { email: said(kept.email), name: said(kept.name) };
     let (session, receipt) = site.shared.change(|state| {
         checkout::complete(state, &id, payment, payer, now());
         state.sessions.get(&id).cloned()
     });
     match (receipt.kept().await, session) {
-        (Ok(()), Some(session)) => after(&session),
+        (Ok(()), Some(session)) => after(&session, email),
         (Ok(()), None) => unknown(),
         (Err(error), _) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
@@ -89,8 +88,7 @@ pub(super) async fn settle(request: HttpRequest, id: Path<String>, body: Bytes, 
 
 /// `GET /c/pay/{id}/cancel`: back to the shop. The session stays open, as Stripe's does.
 pub(super) async fn cancel(id: Path<String>, site: Data<Site>) -> HttpResponse {
-    let session = site.shared.look().sessions.get(&id).cloned();
-    session.map_or_else(unknown, |session| see(&cancel_url(&session)))
+    find(&site, &id).map_or_else(unknown, |(session, _)| see(&cancel_url(&session)))
 }
 
 /// `GET /c/assets/{path}`
@@ -101,15 +99,23 @@ pub(super) async fn asset(path: Path<String>) -> HttpResponse {
     }
 }
 
+/// A session, and where its buyer can be written to, as far as that is known.
+fn find(site: &Site, id: &str) -> Option<(Session, Option<String>)> {
+    let state = site.shared.look();
+    let session = state.sessions.get(id)?.clone();
+    let email = checkout::known_email(&state, &session);
+    Some((session, email))
+}
+
 /// Where a buyer goes whose session is no longer open.
-fn after(session: &Session) -> HttpResponse {
+fn after(session: &Session, email: Option<String>) -> HttpResponse {
     match (session.status, session.delayed) {
         (Status::Complete, None | Some(Delayed::Waiting | Delayed::Arrived)) => see(&session.success_url()),
-        _ => page(StatusCode::OK, &view(session)),
+        _ => page(StatusCode::OK, &view(session, email)),
     }
 }
 
-fn view(session: &Session) -> PayView {
+fn view(session: &Session, email: Option<String>) -> PayView {
     let (first, more) = match session.lines.as_slice() {
         [] => (None, 0),
         [first, more @ ..] => (Some(first), more.len()),
@@ -122,7 +128,7 @@ fn view(session: &Session) -> PayView {
         amount_minor: session.amount(),
         currency: session.currency.clone(),
         interval: recurring.map(interval),
-        email: session.customer_email.clone(),
+        email,
         success_url: session.success_url(),
         cancel_url: cancel_url(session),
         state: state(session),

@@ -23,6 +23,7 @@ mod life;
 mod migrations;
 mod redis_contract;
 mod replicas;
+mod sandbox;
 mod stripe_gateway;
 mod tidy;
 mod upkeep;

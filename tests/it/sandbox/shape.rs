@@ -1,0 +1,89 @@
+//! Whether an object is shaped as Stripe's own types say.
+
+use std::sync::LazyLock;
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+use crate::harness::stripe::schema::shared_file;
+
+static OBJECTS: LazyLock<Value> = LazyLock::new(|| fixture(include_str!("../../fixtures/stripe/objects.schema.json")));
+static EVENTS: LazyLock<Value> = LazyLock::new(|| fixture(include_str!("../../fixtures/stripe/events.schema.json")));
+
+fn fixture(text: &str) -> Value {
+    serde_json::from_str(text).expect("the fixture is JSON")
+}
+
+fn validator(schema: &Value, root: &str) -> Validator {
+    let mut schema = schema.clone();
+    schema["allOf"] = json!([{ "$ref": format!("#/definitions/{root}") }]);
+    jsonschema::validator_for(&schema).expect("the fixture is a schema")
+}
+
+#[track_caller]
+fn assert_valid(schema: &Value, root: &str, object: &Value) {
+    let validator = validator(schema, root);
+    let errors: Vec<String> =
+        validator.iter_errors(object).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert_eq!(errors, Vec::<String>::new(), "{root}: {object:#}");
+}
+
+/// A Checkout Session, a customer, or a line item, against the extract and, where it is at hand, the whole schema.
+#[track_caller]
+pub(super) fn assert_object(object: &Value) {
+    let root = match object["object"].as_str() {
+        Some("checkout.session") => "checkout_session",
+        Some("customer") => "customer",
+        Some("item") => "LineItem",
+        other => panic!("no schema of {other:?}"),
+    };
+    assert_valid(&OBJECTS, root, object);
+    if let Some(path) = shared_file("openapi/objects-2026-10-28.endive.schema.json") {
+        assert_valid(&fixture(&std::fs::read_to_string(path).unwrap()), root, object);
+    }
+}
+
+/// An event with what it is about.
+#[track_caller]
+pub(super) fn assert_event(event: &Value) {
+    assert_valid(&EVENTS, "event", event);
+    assert_eq!(event["api_version"], "2026-09-30.endive", "the version that the gateway sends");
+    assert_object(&event["data"]["object"]);
+}
+
+#[track_caller]
+pub(super) fn assert_endpoint(endpoint: &Value) {
+    assert_valid(&EVENTS, "webhook_endpoint", endpoint);
+}
+
+/// The data of a list, which must be one.
+#[track_caller]
+pub(super) fn data(list: &Value) -> &Vec<Value> {
+    assert_eq!(list["object"], "list", "{list}");
+    assert!(list["has_more"].is_boolean() && list["url"].as_str().unwrap().starts_with("/v1/"), "{list}");
+    list["data"].as_array().unwrap()
+}
+
+#[test]
+fn the_fixtures_are_what_the_script_makes_of_the_official_files() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/extract-stripe-schema");
+    let cases: [(&str, &[&str], &[&str], &Value); 2] = [
+        (
+            "openapi/objects-2026-10-28.endive.schema.json",
+            &["--required"],
+            &["checkout_session", "customer", "LineItem"],
+            &OBJECTS,
+        ),
+        ("openapi/spec3-2023-08-16.extract.json", &[], &["event", "webhook_endpoint"], &EVENTS),
+    ];
+    for (file, options, roots, fixture) in cases {
+        let Some(full) = shared_file(file) else { return };
+        let output = match std::process::Command::new(script).args(options).arg(full).args(roots).output() {
+            Ok(output) => output,
+            Err(error) => return eprintln!("skipped: the script cannot be run here ({error})"),
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(made, *fixture);
+    }
+}
