@@ -32,12 +32,10 @@ pub(super) fn complete(state: &mut State, id: &str, payment: Payment, payer: Pay
         session.customer = Some(new_customer(state, &session, &payer, now));
     }
     match session.mode {
-        Mode::Subscription => {
-            session.subscription = Some(new_id("sub_1", 24));
-            session.invoice = Some(new_id("in_1", 24));
-        }
+        // Since API version 2025-03-31 there is no subscription before its first payment.
+        Mode::Subscription if session.delayed.is_none() => subscribe(&mut session),
         Mode::Payment if !free => session.payment_intent = Some(new_id("pi_3", 24)),
-        Mode::Payment => {}
+        Mode::Subscription | Mode::Payment => {}
     }
     session.payer = Some(payer);
     let (user, paid) = (user_of(&session.metadata), session.payment_status != PaymentStatus::Unpaid);
@@ -60,6 +58,9 @@ pub(super) fn settle(state: &mut State, id: &str, succeeded: bool, now: i64) -> 
     let kind = if succeeded {
         session.delayed = Some(Delayed::Arrived);
         session.payment_status = PaymentStatus::Paid;
+        if session.mode == Mode::Subscription {
+            subscribe(&mut session);
+        }
         "checkout.session.async_payment_succeeded"
     } else {
         session.delayed = Some(Delayed::Failed);
@@ -97,6 +98,11 @@ pub(super) fn known_email(state: &State, session: &Session) -> Option<String> {
 fn open(state: &mut State, id: &str, now: i64) -> Option<Session> {
     expire_due(state, now);
     state.sessions.get(id).filter(|session| session.status == Status::Open).cloned()
+}
+
+fn subscribe(session: &mut Session) {
+    session.subscription = Some(new_id("sub_1", 24));
+    session.invoice = Some(new_id("in_1", 24));
 }
 
 fn new_customer(state: &mut State, session: &Session, payer: &Payer, now: i64) -> String {

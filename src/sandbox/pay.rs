@@ -12,6 +12,7 @@ use url::{Url, form_urlencoded};
 
 use super::{
     checkout::{self, Payment},
+    disk::NotKept,
     events::now,
     objects::{Delayed, Payer, Recurring, Session, Status},
     pay_page::{self, CardOutcome, FieldError, FieldErrors, KeptFields, Method, PayState, PayView},
@@ -20,7 +21,10 @@ use super::{
 
 /// `GET /c/pay/{id}`
 pub(super) async fn show(id: Path<String>, site: Data<Site>) -> HttpResponse {
-    find(&site, &id).map_or_else(unknown, |(session, email)| page(StatusCode::OK, &view(&session, email)))
+    match find(&site, &id).await {
+        Ok((session, email)) => page(StatusCode::OK, &view(&session, email)),
+        Err(refusal) => refusal,
+    }
 }
 
 /// `POST /c/pay/{id}`: the buyer pays. However often it comes, the session is paid once.
@@ -28,7 +32,10 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     if !is_same_origin(&request) {
         return foreign();
     }
-    let Some((session, email)) = find(&site, &id) else { return unknown() };
+    let (session, email) = match find(&site, &id).await {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
     if session.status != Status::Open {
         return after(&session, email);
     }
@@ -53,14 +60,14 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     };
     let said = |text: String| Some(text).filter(|text| !text.is_empty());
     let payer = Payer { email: said(kept.email), name: said(kept.name) };
-    let (session, receipt) = site.shared.change(|state| {
-        checkout::complete(state, &id, payment, payer, now());
-        state.sessions.get(&id).cloned()
-    });
-    match (receipt.kept().await, session) {
-        (Ok(()), Some(session)) => after(&session, email),
-        (Ok(()), None) => unknown(),
-        (Err(error), _) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    // `false` means that another click was quicker: all of them are answered alike.
+    let (_is_first, receipt) = site.shared.change(|state| checkout::complete(state, &id, payment, payer, now()));
+    if let Err(error) = receipt.kept().await {
+        return not_kept(&error);
+    }
+    match find(&site, &id).await {
+        Ok((session, email)) => after(&session, email),
+        Err(refusal) => refusal,
     }
 }
 
@@ -75,20 +82,23 @@ pub(super) async fn settle(request: HttpRequest, id: Path<String>, body: Bytes, 
         Some("failed") => false,
         _ => return sentence(StatusCode::BAD_REQUEST, "outcome must be succeeded or failed."),
     };
-    let (is_known, receipt) = site.shared.change(|state| {
-        checkout::settle(state, &id, succeeded, now());
-        state.sessions.get(&id).is_some()
-    });
-    match receipt.kept().await {
-        Ok(()) if is_known => see(&format!("/c/pay/{id}")),
-        Ok(()) => unknown(),
-        Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    // `false` means that it was settled before, which the page shows.
+    let (_is_first, receipt) = site.shared.change(|state| checkout::settle(state, &id, succeeded, now()));
+    if let Err(error) = receipt.kept().await {
+        return not_kept(&error);
+    }
+    match find(&site, &id).await {
+        Ok((session, _)) => see(&format!("/c/pay/{}", session.id)),
+        Err(refusal) => refusal,
     }
 }
 
 /// `GET /c/pay/{id}/cancel`: back to the shop. The session stays open, as Stripe's does.
 pub(super) async fn cancel(id: Path<String>, site: Data<Site>) -> HttpResponse {
-    find(&site, &id).map_or_else(unknown, |(session, _)| see(&cancel_url(&session)))
+    match find(&site, &id).await {
+        Ok((session, _)) => see(&cancel_url(&session)),
+        Err(refusal) => refusal,
+    }
 }
 
 /// `GET /c/assets/{path}`
@@ -99,12 +109,15 @@ pub(super) async fn asset(path: Path<String>) -> HttpResponse {
     }
 }
 
-/// A session, and where its buyer can be written to, as far as that is known.
-fn find(site: &Site, id: &str) -> Option<(Session, Option<String>)> {
-    let state = site.shared.look();
-    let session = state.sessions.get(id)?.clone();
-    let email = checkout::known_email(&state, &session);
-    Some((session, email))
+/// A session as the file has it, and where its buyer can be written to, as far as that is known.
+async fn find(site: &Site, id: &str) -> Result<(Session, Option<String>), HttpResponse> {
+    let (found, receipt) = site.shared.change(|state| {
+        let session = state.sessions.get(id)?.clone();
+        let email = checkout::known_email(state, &session);
+        Some((session, email))
+    });
+    receipt.kept().await.map_err(|error| not_kept(&error))?;
+    found.ok_or_else(|| sentence(StatusCode::NOT_FOUND, "There is no such payment page."))
 }
 
 /// Where a buyer goes whose session is no longer open.
@@ -180,8 +193,8 @@ fn see(address: &str) -> HttpResponse {
     HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
 }
 
-fn unknown() -> HttpResponse {
-    sentence(StatusCode::NOT_FOUND, "There is no such payment page.")
+fn not_kept(error: &NotKept) -> HttpResponse {
+    sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
 }
 
 fn foreign() -> HttpResponse {

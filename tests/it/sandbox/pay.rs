@@ -154,6 +154,21 @@ async fn a_delayed_payment_arrives_once() {
 }
 
 #[tokio::test]
+async fn a_subscription_that_is_paid_later_begins_later() {
+    let world = World::new().await;
+    let session = world.session("subscription", "2900", &[]).await;
+    location(&world.pay(&session, &[("method", "delayed")]).await);
+    let ordered = &world.events("checkout.session.completed").await[0];
+    shape::assert_event(ordered);
+    assert_eq!(ordered["data"]["object"]["subscription"], Value::Null);
+    assert_eq!(grant(ordered), (SourceKind::Checkout, GrantStatus::Pending));
+    let settle = format!("/c/pay/{}/settle", session["id"].as_str().unwrap());
+    location(&world.submit(&settle, &[("outcome", "succeeded")]).await);
+    let paid = &world.events("checkout.session.async_payment_succeeded").await[0];
+    assert_eq!(grant(paid), (SourceKind::Subscription, GrantStatus::Active));
+}
+
+#[tokio::test]
 async fn a_delayed_payment_may_fail() {
     let world = World::new().await;
     let session = world.session("payment", "2900", &[]).await;
@@ -233,5 +248,8 @@ async fn the_page_is_framed_nowhere_and_stored_nowhere() {
     assert_eq!((css.status, css.header("content-type")), (200, Some("text/css; charset=utf-8")));
     for path in ["/c/assets/none", "/c/pay/cs_test_none", "/c/pay/cs_test_none/cancel"] {
         assert_eq!(Answer::of(browser().get(world.url(path))).await.status, 404, "{path}");
+    }
+    for path in ["/c/pay/cs_test_none", "/c/pay/cs_test_none/settle"] {
+        assert_eq!(world.submit(path, &[("outcome", "failed")]).await.status, 404, "{path}");
     }
 }
