@@ -6,7 +6,7 @@ mod pay;
 mod receiver;
 mod shape;
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use reqwest::{Method, RequestBuilder, redirect::Policy};
 use secrecy::SecretString;
@@ -171,15 +171,18 @@ fn user() -> Uuid {
     Uuid::from_u128(0x7f6a_3e2c_5d1b_4c8e_9a60_2f1d_0c9b_8a71)
 }
 
-/// Follows no redirect.
-fn browser() -> reqwest::Client {
-    reqwest::Client::builder()
-        .timeout(PATIENCE)
-        .redirect(Policy::none())
-        .pool_max_idle_per_host(0)
-        .no_proxy()
-        .build()
-        .unwrap()
+/// Follows no redirect. One for all tests: to make one takes long.
+fn browser() -> &'static reqwest::Client {
+    static BROWSER: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .redirect(Policy::none())
+            .pool_max_idle_per_host(0)
+            .no_proxy()
+            .build()
+            .unwrap()
+    });
+    &BROWSER
 }
 
 /// A form that pays.
