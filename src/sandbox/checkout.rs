@@ -19,6 +19,7 @@ pub(super) enum Payment {
 /// The buyer has paid, or ordered. `false`: the session was not open, and nothing happened.
 pub(super) fn complete(state: &mut State, id: &str, payment: Payment, payer: Payer, now: i64) -> bool {
     let Some(mut session) = open(state, id, now) else { return false };
+    let payer = Payer { email: payer.email.or_else(|| known_email(state, &session)), ..payer };
     let free = session.amount() == 0;
     session.status = Status::Complete;
     session.payment_status = match payment {
@@ -31,12 +32,10 @@ pub(super) fn complete(state: &mut State, id: &str, payment: Payment, payer: Pay
         session.customer = Some(new_customer(state, &session, &payer, now));
     }
     match session.mode {
-        Mode::Subscription => {
-            session.subscription = Some(new_id("sub_1", 24));
-            session.invoice = Some(new_id("in_1", 24));
-        }
+        // Since API version 2025-03-31 there is no subscription before its first payment.
+        Mode::Subscription if session.delayed.is_none() => subscribe(&mut session),
         Mode::Payment if !free => session.payment_intent = Some(new_id("pi_3", 24)),
-        Mode::Payment => {}
+        Mode::Subscription | Mode::Payment => {}
     }
     session.payer = Some(payer);
     let (user, paid) = (user_of(&session.metadata), session.payment_status != PaymentStatus::Unpaid);
@@ -59,6 +58,9 @@ pub(super) fn settle(state: &mut State, id: &str, succeeded: bool, now: i64) -> 
     let kind = if succeeded {
         session.delayed = Some(Delayed::Arrived);
         session.payment_status = PaymentStatus::Paid;
+        if session.mode == Mode::Subscription {
+            subscribe(&mut session);
+        }
         "checkout.session.async_payment_succeeded"
     } else {
         session.delayed = Some(Delayed::Failed);
@@ -86,10 +88,21 @@ pub(super) fn expire_due(state: &mut State, now: i64) {
     }
 }
 
+/// Where the buyer can be written to, as far as the shop has said.
+pub(super) fn known_email(state: &State, session: &Session) -> Option<String> {
+    let of_customer = || state.customers.get(session.customer.as_ref()?)?.email.clone();
+    session.customer_email.clone().or_else(of_customer)
+}
+
 /// A session that may be paid now: one that is over is none, although the timer may be late.
 fn open(state: &mut State, id: &str, now: i64) -> Option<Session> {
     expire_due(state, now);
     state.sessions.get(id).filter(|session| session.status == Status::Open).cloned()
+}
+
+fn subscribe(session: &mut Session) {
+    session.subscription = Some(new_id("sub_1", 24));
+    session.invoice = Some(new_id("in_1", 24));
 }
 
 fn new_customer(state: &mut State, session: &Session, payer: &Payer, now: i64) -> String {

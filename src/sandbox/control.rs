@@ -29,7 +29,7 @@ pub(super) async fn set_switches(request: HttpRequest, body: Bytes, site: Data<S
         Ok(switches) => HttpResponse::Ok().json(super::switch(&site.shared, switches)),
         Err(error) => {
             let message = format!(r#"Expected {{"copies":1,"reorder":false,"withhold":false}}: {error}"#);
-            refuse(&Refusal::wrong_state(message))
+            refuse(&Refusal::invalid_request(message))
         }
     }
 }

@@ -72,7 +72,7 @@ impl Courier {
     /// Delivers what becomes due, and expires sessions, until it is dropped.
     pub(super) async fn run(self: &Arc<Self>) {
         loop {
-            let (work, _written_in_time) = self.shared.change(|state| {
+            let (work, _kept_later) = self.shared.change(|state| {
                 expire_due(state, now());
                 state.forget_old(now());
                 take_work(state, now_ms())
@@ -99,16 +99,21 @@ impl Courier {
 
     /// One attempt of a delivery.
     async fn attempt(self: Arc<Self>, id: String) {
-        let (begun, _written_in_time) = self.shared.change(|state| self.begin(state, &id));
+        let (begun, receipt) = self.shared.change(|state| self.begin(state, &id));
         let Some((parcel, endpoint)) = begun else {
             // Its endpoint is gone, or switched off.
-            let ((), _written_in_time) = self.shared.change(|state| drop_delivery(state, &id));
+            let ((), _kept_later) = self.shared.change(|state| drop_delivery(state, &id));
             return;
         };
-        let outcome = self.post(&parcel).await;
-        let ((), _written_in_time) = self.shared.change(|state| {
-            tell(state, &parcel.event, outcome.as_ref().ok());
-            self.settle(state, &id, &endpoint, outcome.is_ok_and(|answer| answer.is_success()));
+        // Nobody hears of an event that a restart would not know.
+        let answer = match receipt.kept().await {
+            Ok(()) => self.post(&parcel).await.ok(),
+            Err(_) => None,
+        };
+        // If this is lost, the event is delivered once more.
+        let ((), _kept_later) = self.shared.change(|state| {
+            tell(state, &parcel.event, answer.as_ref());
+            self.settle(state, &id, &endpoint, answer.is_some_and(|answer| answer.is_success()));
         });
         // A place is free, whatever was written.
         self.shared.changed.notify_one();
@@ -122,10 +127,9 @@ impl Courier {
         if !endpoint.enabled {
             return None;
         }
-        let parcel_to = self.address(state, &endpoint)?;
+        let (url, secret) = self.address(state, &endpoint)?;
         event.attempts = event.attempts.saturating_add(1);
         state.put(event.clone());
-        let (url, secret) = parcel_to;
         Some((Parcel { event, url, secret }, endpoint.id))
     }
 
@@ -181,7 +185,7 @@ impl Courier {
     /// Delivers an event once more to the service's own endpoint, or else to the first that takes it. Nothing pending is
     /// touched: as at Stripe, a delivery by hand stops no retries.
     pub(super) async fn redeliver(&self, id: &str) -> Result<Delivery, SandboxError> {
-        let (begun, _written_in_time) = self.shared.change(|state| {
+        let (begun, receipt) = self.shared.change(|state| {
             let mut event = state.events.get(id).ok_or(SandboxError::UnknownEvent)?.clone();
             let takes = |endpoint: &&Endpoint| endpoint.takes(&event.kind) && state.url(endpoint).is_some();
             let taker = state.endpoints.iter().filter(takes).min_by_key(|endpoint| endpoint.target.is_some());
@@ -192,6 +196,7 @@ impl Courier {
             Ok(Parcel { event, url, secret })
         });
         let parcel = begun?;
+        receipt.kept().await.map_err(|error| SandboxError::Undelivered(error.to_string()))?;
         let outcome = self.post(&parcel).await;
         tell(&self.shared.look(), &parcel.event, outcome.as_ref().ok());
         outcome.map_err(|error| SandboxError::Undelivered(innermost(&error)))
@@ -211,17 +216,17 @@ fn take_work(state: &mut State, now: i64) -> Work {
         return work;
     }
     if state.pile.as_ref().is_some_and(|pile| pile.until <= now) {
-        work.overtaken = state.pile.take().map(|pile| pile.events).unwrap_or_default();
-        work.overtaken.reverse();
-        for id in work.overtaken.iter().flatten() {
-            begin_under_way(state, id);
+        for event in state.pile.take().into_iter().flat_map(|pile| pile.events).rev() {
+            let (begun, waiting) = event.into_iter().partition(|id| begin_under_way(state, id));
+            state.due.extend(Vec::into_iter(waiting).map(|id| (now, id)));
+            work.overtaken.push(begun);
         }
     }
-    let due: Vec<(i64, String)> = state.due.iter().take_while(|(at, _)| *at <= now).cloned().collect();
+    let may_go = |(_, id): &&(i64, String)| has_room(state, id);
+    let due: Vec<(i64, String)> = state.due.iter().take_while(|(at, _)| *at <= now).filter(may_go).cloned().collect();
     for entry in due {
-        if has_room(state, &entry.1) {
+        if begin_under_way(state, &entry.1) {
             state.due.remove(&entry);
-            begin_under_way(state, &entry.1);
             work.deliveries.push(entry.1);
         }
     }
@@ -241,11 +246,14 @@ fn has_room(state: &State, id: &str) -> bool {
     state.url(endpoint).is_some() && under_way < AT_ONCE_MAX
 }
 
-fn begin_under_way(state: &mut State, id: &str) {
-    if let Some(pending) = state.pending.get(id) {
+/// Takes a place for a delivery; `false` if there is none.
+fn begin_under_way(state: &mut State, id: &str) -> bool {
+    let has_room = has_room(state, id);
+    if let Some(pending) = state.pending.get(id).filter(|_| has_room) {
         let under_way = state.under_way.entry(pending.endpoint.clone()).or_default();
         *under_way = under_way.saturating_add(1);
     }
+    has_room
 }
 
 fn end_under_way(state: &mut State, endpoint: &str) {

@@ -70,6 +70,11 @@ pub(super) struct NotKept;
 pub(super) struct Receipt(Option<oneshot::Receiver<()>>);
 
 impl Receipt {
+    /// For when the file is closed.
+    pub(super) const fn refused() -> Self {
+        Self(None)
+    }
+
     /// Waits until they are there, with all that came before.
     pub(super) async fn kept(self) -> Result<(), NotKept> {
         let Some(kept) = self.0 else { return Err(NotKept) };
@@ -107,13 +112,6 @@ impl Disk {
         let (kept, receipt) = oneshot::channel();
         let taken = self.0.send(Batch { writes, kept }).is_ok();
         Receipt(taken.then_some(receipt))
-    }
-}
-
-impl Receipt {
-    /// For when the file is closed.
-    pub(super) const fn refused() -> Self {
-        Self(None)
     }
 }
 

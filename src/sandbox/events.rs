@@ -15,14 +15,11 @@ pub(super) fn emit(state: &mut State, kind: &str, object: Value, user: Option<Us
 
 /// Keeps an event with its deliveries, as many to each endpoint as the switches say now.
 pub(super) fn send(state: &mut State, mut event: Event) {
-    let takers: Vec<String> = state
-        .endpoints
-        .iter()
-        .filter(|endpoint| endpoint.takes(&event.kind))
-        .flat_map(|endpoint| std::iter::repeat_n(endpoint.id.clone(), state.switches.copies.into()))
-        .collect();
-    event.deliveries = takers.len();
-    event.undelivered = takers.len();
+    let takers = state.endpoints.iter().filter(|endpoint| endpoint.takes(&event.kind));
+    let takers: Vec<String> = takers.map(|endpoint| endpoint.id.clone()).collect();
+    event.endpoints = takers.len();
+    let copies = usize::from(state.switches.copies);
+    event.undelivered = takers.len().saturating_mul(copies);
     if state.switches.withhold {
         let (event_id, kind) = (event.id.clone(), event.kind.clone());
         state.activity.tell(event.user(), || Step::EventWithheld { event: event_id, kind });
@@ -30,6 +27,7 @@ pub(super) fn send(state: &mut State, mut event: Event) {
     let now = now_ms();
     let ids: Vec<String> = takers
         .into_iter()
+        .flat_map(|endpoint| std::iter::repeat_n(endpoint, copies))
         .map(|endpoint| {
             let pending = Pending { id: new_id("dlv_", 24), event: event.id.clone(), endpoint, failed: 0, due: now };
             let id = pending.id.clone();

@@ -259,3 +259,6 @@ impl Run {
         has_stopped.send_replace(true);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,13 +120,20 @@ impl Params {
 
     /// Changes `metadata` as told: an empty value takes its key out, an empty whole takes out all.
     pub(super) fn update_metadata(&mut self, metadata: &mut Metadata) -> Result<(), Refusal> {
-        if self.values.get("metadata").is_some_and(|all| all == "") {
-            self.values.remove("metadata");
-            metadata.clear();
-        }
-        let Some(told) = self.object("metadata")? else { return Ok(()) };
-        for (key, value) in told.values {
-            let place = format!("{}[{key}]", told.place);
+        let place_of_all = self.name("metadata");
+        let told: Map<String, Value> = match self.values.remove("metadata") {
+            None => return Ok(()),
+            Some(Value::Object(told)) => told,
+            // The keys 0, 1, 2 look like a list's.
+            Some(Value::Array(told)) => (0_usize..).map(|key| key.to_string()).zip(told).collect(),
+            Some(Value::String(text)) if text.is_empty() => {
+                metadata.clear();
+                return Ok(());
+            }
+            Some(_) => return Err(self.invalid("parameter_invalid_hash", "metadata", "must be an object")),
+        };
+        for (key, value) in told {
+            let place = format!("{place_of_all}[{key}]");
             let wrong = |message: &str| Err(Refusal::invalid("parameter_invalid_hash", place.clone(), message));
             match value {
                 Value::String(text) if text.is_empty() => {
@@ -143,7 +150,7 @@ impl Params {
             }
         }
         if metadata.len() > METADATA_KEYS_MAX {
-            return Err(Refusal::invalid("parameter_invalid_hash", told.place, "Metadata has up to 50 keys."));
+            return Err(Refusal::invalid("parameter_invalid_hash", place_of_all, "Metadata has up to 50 keys."));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use url::{Url, form_urlencoded};
 
 use super::{
     checkout::{self, Payment},
+    disk::NotKept,
     events::now,
     objects::{Delayed, Payer, Recurring, Session, Status},
     pay_page::{self, CardOutcome, FieldError, FieldErrors, KeptFields, Method, PayState, PayView},
@@ -20,8 +21,10 @@ use super::{
 
 /// `GET /c/pay/{id}`
 pub(super) async fn show(id: Path<String>, site: Data<Site>) -> HttpResponse {
-    let session = site.shared.look().sessions.get(&id).cloned();
-    session.map_or_else(unknown, |session| page(StatusCode::OK, &view(&session)))
+    match find(&site, &id).await {
+        Ok((session, email)) => page(StatusCode::OK, &view(&session, email)),
+        Err(refusal) => refusal,
+    }
 }
 
 /// `POST /c/pay/{id}`: the buyer pays. However often it comes, the session is paid once.
@@ -29,9 +32,12 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     if !is_same_origin(&request) {
         return foreign();
     }
-    let Some(session) = site.shared.look().sessions.get(&id).cloned() else { return unknown() };
+    let (session, email) = match find(&site, &id).await {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
     if session.status != Status::Open {
-        return after(&session);
+        return after(&session, email);
     }
     let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
     let kept = KeptFields::of(&fields);
@@ -40,28 +46,28 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
         Ok(Method::Card(CardOutcome::Declined(reason))) => {
             checkout::decline(&site.shared.look(), &id);
             let state = PayState::Declined(reason.sentence().to_owned());
-            return page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(&session) });
+            return page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(&session, email) });
         }
         Ok(Method::Delayed) => Payment::Later,
         Ok(Method::Free) if session.amount() == 0 => Payment::Now,
         Ok(Method::Free) => {
             let errors = FieldErrors { method: Some(FieldError::NoMethod), ..FieldErrors::default() };
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session) });
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
         }
         Err((errors, kept)) => {
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session) });
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
         }
     };
     let said = |text: String| Some(text).filter(|text| !text.is_empty());
-    let payer = Payer { email: said(kept.email).or(session.customer_email), name: said(kept.name) };
-    let (session, receipt) = site.shared.change(|state| {
-        checkout::complete(state, &id, payment, payer, now());
-        state.sessions.get(&id).cloned()
-    });
-    match (receipt.kept().await, session) {
-        (Ok(()), Some(session)) => after(&session),
-        (Ok(()), None) => unknown(),
-        (Err(error), _) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    let payer = Payer { email: said(kept.email), name: said(kept.name) };
+    // `false` means that another click was quicker: all of them are answered alike.
+    let (_is_first, receipt) = site.shared.change(|state| checkout::complete(state, &id, payment, payer, now()));
+    if let Err(error) = receipt.kept().await {
+        return not_kept(&error);
+    }
+    match find(&site, &id).await {
+        Ok((session, email)) => after(&session, email),
+        Err(refusal) => refusal,
     }
 }
 
@@ -76,21 +82,23 @@ pub(super) async fn settle(request: HttpRequest, id: Path<String>, body: Bytes, 
         Some("failed") => false,
         _ => return sentence(StatusCode::BAD_REQUEST, "outcome must be succeeded or failed."),
     };
-    let (is_known, receipt) = site.shared.change(|state| {
-        checkout::settle(state, &id, succeeded, now());
-        state.sessions.get(&id).is_some()
-    });
-    match receipt.kept().await {
-        Ok(()) if is_known => see(&format!("/c/pay/{id}")),
-        Ok(()) => unknown(),
-        Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    // `false` means that it was settled before, which the page shows.
+    let (_is_first, receipt) = site.shared.change(|state| checkout::settle(state, &id, succeeded, now()));
+    if let Err(error) = receipt.kept().await {
+        return not_kept(&error);
+    }
+    match find(&site, &id).await {
+        Ok((session, _)) => see(&format!("/c/pay/{}", session.id)),
+        Err(refusal) => refusal,
     }
 }
 
 /// `GET /c/pay/{id}/cancel`: back to the shop. The session stays open, as Stripe's does.
 pub(super) async fn cancel(id: Path<String>, site: Data<Site>) -> HttpResponse {
-    let session = site.shared.look().sessions.get(&id).cloned();
-    session.map_or_else(unknown, |session| see(&cancel_url(&session)))
+    match find(&site, &id).await {
+        Ok((session, _)) => see(&cancel_url(&session)),
+        Err(refusal) => refusal,
+    }
 }
 
 /// `GET /c/assets/{path}`
@@ -101,15 +109,26 @@ pub(super) async fn asset(path: Path<String>) -> HttpResponse {
     }
 }
 
+/// A session as the file has it, and where its buyer can be written to, as far as that is known.
+async fn find(site: &Site, id: &str) -> Result<(Session, Option<String>), HttpResponse> {
+    let (found, receipt) = site.shared.change(|state| {
+        let session = state.sessions.get(id)?.clone();
+        let email = checkout::known_email(state, &session);
+        Some((session, email))
+    });
+    receipt.kept().await.map_err(|error| not_kept(&error))?;
+    found.ok_or_else(|| sentence(StatusCode::NOT_FOUND, "There is no such payment page."))
+}
+
 /// Where a buyer goes whose session is no longer open.
-fn after(session: &Session) -> HttpResponse {
+fn after(session: &Session, email: Option<String>) -> HttpResponse {
     match (session.status, session.delayed) {
         (Status::Complete, None | Some(Delayed::Waiting | Delayed::Arrived)) => see(&session.success_url()),
-        _ => page(StatusCode::OK, &view(session)),
+        _ => page(StatusCode::OK, &view(session, email)),
     }
 }
 
-fn view(session: &Session) -> PayView {
+fn view(session: &Session, email: Option<String>) -> PayView {
     let (first, more) = match session.lines.as_slice() {
         [] => (None, 0),
         [first, more @ ..] => (Some(first), more.len()),
@@ -122,7 +141,7 @@ fn view(session: &Session) -> PayView {
         amount_minor: session.amount(),
         currency: session.currency.clone(),
         interval: recurring.map(interval),
-        email: session.customer_email.clone(),
+        email,
         success_url: session.success_url(),
         cancel_url: cancel_url(session),
         state: state(session),
@@ -174,8 +193,8 @@ fn see(address: &str) -> HttpResponse {
     HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
 }
 
-fn unknown() -> HttpResponse {
-    sentence(StatusCode::NOT_FOUND, "There is no such payment page.")
+fn not_kept(error: &NotKept) -> HttpResponse {
+    sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
 }
 
 fn foreign() -> HttpResponse {

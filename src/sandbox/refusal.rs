@@ -36,8 +36,8 @@ impl Refusal {
         Self { param: Some(param.to_owned()), ..Self::of(404, Some("resource_missing"), message) }
     }
 
-    /// The object is not in a state for this.
-    pub(super) fn wrong_state(message: impl Into<String>) -> Self {
+    /// Wrong as a whole: no single parameter is to blame.
+    pub(super) fn invalid_request(message: impl Into<String>) -> Self {
         Self::of(400, None, message)
     }
 

@@ -189,9 +189,9 @@ fn params(request: &HttpRequest, body: Result<Bytes, actix_web::Error>) -> Resul
     let encoded = if is_post { &body[..] } else { request.query_string().as_bytes() };
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if is_post && !body.is_empty() && !kind.to_ascii_lowercase().starts_with(FORM) {
-        return Err(Refusal::wrong_state(format!("The body must be a form: Content-Type: {FORM}.")));
+        return Err(Refusal::invalid_request(format!("The body must be a form: Content-Type: {FORM}.")));
     }
-    form::decode(encoded).map_err(|error| Refusal::wrong_state(error.to_string()))
+    form::decode(encoded).map_err(|error| Refusal::invalid_request(error.to_string()))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
@@ -199,7 +199,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let usable = |key: &&str| (1..=IDEMPOTENCY_KEY_LEN_MAX).contains(&key.len());
     match key.to_str().ok().filter(usable) {
         Some(key) => Ok(Some(key)),
-        None => Err(Refusal::wrong_state("An idempotency key has 1 to 255 characters.")),
+        None => Err(Refusal::invalid_request("An idempotency key has 1 to 255 characters.")),
     }
 }
 

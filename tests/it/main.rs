@@ -28,6 +28,7 @@ mod migrations;
 mod pay_page;
 mod redis_contract;
 mod replicas;
+mod sandbox;
 mod stripe_gateway;
 mod tidy;
 mod upkeep;

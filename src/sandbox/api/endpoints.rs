@@ -24,7 +24,7 @@ pub(super) fn create(state: &mut State, call: &Call<'_>, params: &mut Params) ->
     }
     take(&mut endpoint, params)?;
     if state.endpoints.len() >= ENDPOINTS_MAX {
-        return Err(Refusal::wrong_state("There are 16 webhook endpoints already: delete one first."));
+        return Err(Refusal::invalid_request("There are 16 webhook endpoints already: delete one first."));
     }
     let mut shown = endpoint.shown(&url);
     if let (Some(fields), Some(target)) = (shown.as_object_mut(), &endpoint.target) {
@@ -88,7 +88,7 @@ fn find(state: &State, id: &str) -> Result<(Endpoint, String), Refusal> {
 }
 
 fn own(done: &str) -> Refusal {
-    Refusal::wrong_state(format!("This endpoint is the service's own: it cannot be {done}; it can be disabled."))
+    Refusal::invalid_request(format!("This endpoint is the service's own: it cannot be {done}; it can be disabled."))
 }
 
 fn take(endpoint: &mut Endpoint, params: &mut Params) -> Result<(), Refusal> {

@@ -65,7 +65,7 @@ pub(super) fn answer(state: &mut State, call: &Call<'_>, params: Value) -> Resul
 
 fn dispatch(state: &mut State, call: &Call<'_>, params: Value) -> Result<Value, Refusal> {
     let Value::Object(params) = params else {
-        return Err(Refusal::wrong_state("Parameters must have names."));
+        return Err(Refusal::invalid_request("Parameters must have names."));
     };
     let mut params = Params::new(params);
     let segments: Vec<&str> = call.path.split('/').skip(1).collect();

@@ -84,7 +84,7 @@ pub(super) fn expire(state: &mut State, call: &Call<'_>, id: &str, params: &mut 
     params.finish()?;
     find(state, id)?;
     if !checkout::expire(state, id, call.origin(), call.now) {
-        return Err(Refusal::wrong_state("Only open Checkout Sessions can be expired."));
+        return Err(Refusal::invalid_request("Only open Checkout Sessions can be expired."));
     }
     Ok(shown(state, find(state, id)?, &expand))
 }

@@ -28,8 +28,8 @@ pub(in crate::sandbox) struct Event {
     pub(in crate::sandbox) origin: Origin,
     /// Whom it concerns.
     pub(in crate::sandbox) user: Option<String>,
-    /// Deliveries that it began with.
-    pub(in crate::sandbox) deliveries: usize,
+    /// Endpoints that took it.
+    pub(in crate::sandbox) endpoints: usize,
     /// Deliveries that have not been answered 2xx, those given up among them.
     pub(in crate::sandbox) undelivered: usize,
     /// Attempts so far, of all deliveries together.
@@ -47,7 +47,7 @@ impl Event {
             previous: None,
             origin,
             user: None,
-            deliveries: 0,
+            endpoints: 0,
             undelivered: 0,
             attempts: 0,
         }
@@ -60,7 +60,7 @@ impl Event {
 
     /// What is delivered: the same bytes each time.
     pub(in crate::sandbox) fn body(&self) -> Vec<u8> {
-        self.with_pending(self.deliveries).to_string().into_bytes()
+        self.with_pending(self.endpoints).to_string().into_bytes()
     }
 
     /// As the API shows it, with what is undelivered now.

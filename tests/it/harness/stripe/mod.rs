@@ -5,7 +5,6 @@
 //! in `tests/fixtures/stripe`, made from Stripe's own types.
 
 mod answers;
-
 mod idempotency;
 pub(crate) mod schema;
 
