@@ -4,9 +4,10 @@ use anyhow::Context;
 use secrecy::SecretString;
 use stripe_gateway::{GatewayConfig, StripeGateway};
 
+use super::listen::Socket;
 use crate::{
     activity::Activity,
-    config::{CheckoutConfig, Config, SandboxKeys, StripeMode},
+    config::{CheckoutConfig, Config, SandboxConfig, SandboxKeys, StripeMode},
     intake::signature::WebhookSecrets,
     sandbox::{Sandbox, SandboxSettings},
 };
@@ -62,19 +63,19 @@ fn gateway(key: &SecretString, api_base: String, checkout: &CheckoutConfig) -> a
     StripeGateway::new(gateway).context("STRIPE_API_BASE")
 }
 
-/// Starts the sandbox, if the settings choose it, and gives its keys.
+/// Starts the sandbox, and gives its keys.
 pub(super) async fn start_sandbox(
-    config: &Config,
+    sandbox: &SandboxConfig,
+    socket: Socket,
     activity: &Activity,
-) -> anyhow::Result<Option<(Sandbox, SandboxKeys)>> {
-    let Some(sandbox) = &config.sandbox else { return Ok(None) };
+) -> anyhow::Result<(Sandbox, SandboxKeys)> {
     let keys = SandboxKeys::load_or_create(&sandbox.directory).context("the sandbox's keys")?;
     let settings = SandboxSettings {
-        bind: sandbox.bind,
+        listener: socket.into(),
         file: sandbox.directory.join(SANDBOX_FILE),
         secret_key: keys.stripe_key.clone(),
         webhook_secret: keys.webhook_secret.clone(),
     };
-    let running = Sandbox::start(settings, activity.clone()).await.context("TOLLGATE_SANDBOX_BIND")?;
-    Ok(Some((running, keys)))
+    let running = Sandbox::start(settings, activity.clone()).await.context("the sandbox")?;
+    Ok((running, keys))
 }

@@ -24,6 +24,12 @@ pub(super) struct Socket {
     pub(super) address: SocketAddr,
 }
 
+impl From<Socket> for TcpListener {
+    fn from(socket: Socket) -> Self {
+        socket.listener
+    }
+}
+
 impl Socket {
     /// `setting` is the one to be changed if the address cannot be had.
     pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<Self> {

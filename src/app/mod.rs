@@ -37,7 +37,7 @@ use crate::{
     actor::{ActorLimits, Entitlements},
     auth::{self, ServiceTokens, SessionVerifier},
     billing::Billing,
-    config::{Config, SandboxKeys},
+    config::{Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
     http::{self, State},
     intake::{Interpreter, signature::Tolerance},
@@ -72,6 +72,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // First of all: a port in use is told before anything else is touched.
     let public = Socket::bind("TOLLGATE_BIND", config.server.bind)?;
     let admin = Socket::bind("TOLLGATE_ADMIN_BIND", config.server.admin_bind)?;
+    let sandbox = config.sandbox.as_ref().map(|sandbox| Socket::bind("TOLLGATE_SANDBOX_BIND", sandbox.bind));
+    let sandbox = sandbox.transpose()?;
     let app = match &config.server.app_url {
         Some(url) => url.clone(),
         None => Url::parse(&format!("http://{}", public.address)).context("TOLLGATE_BIND")?,
@@ -80,7 +82,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ledger = stores::open_ledger(&config).await?;
     let cache = stores::open_cache(&config)?;
     let activity = if config.sandbox.is_some() { Activity::watched() } else { Activity::unwatched() };
-    let sandbox = account::start_sandbox(&config, &activity).await?;
+    let sandbox = match config.sandbox.as_ref().zip(sandbox) {
+        Some((settings, socket)) => Some(account::start_sandbox(settings, socket, &activity).await?),
+        None => None,
+    };
     let account = match &sandbox {
         Some((sandbox, keys)) => Account::of_sandbox(sandbox, keys, &config.checkout)?,
         None => Account::of_stripe(&config)?,
@@ -198,7 +203,11 @@ fn actor_limits(config: &Config) -> ActorLimits {
         reply_timeout: config.actor.reply_timeout,
         commit_timeout: config.ledger.commit_timeout.saturating_add(Duration::from_millis(500)),
         cache_budget: config.cache.deadline,
-        lanes: config.ledger.lanes.unwrap_or(config.actor.threads),
+        lanes: config.ledger.lanes.unwrap_or(match config.ledger.store {
+            LedgerStore::Postgres(_) => config.actor.threads,
+            // The file has one writer: a second lane would only wait for the first.
+            LedgerStore::Sqlite(_) => 1,
+        }),
         queue_max: LANE_QUEUE,
         batch_max: config.ledger.batch_max,
     }

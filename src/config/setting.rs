@@ -79,7 +79,7 @@ settings! {
             "the path of a folder", "/var/lib/tollgate";
         open MIGRATE = "TOLLGATE_MIGRATE", Value("true"), "Whether the start brings the database's schema up to date.",
             "true or false", "false";
-        open LEDGER_LANES = "TOLLGATE_LEDGER_LANES", Computed("one per actor thread"), "How many batches are committed side by side.",
+        open LEDGER_LANES = "TOLLGATE_LEDGER_LANES", Computed("one per actor thread; one beside SQLite"), "How many batches are committed side by side.",
             "a number from 1 to 64", "4";
         open LEDGER_BATCH_MAX = "TOLLGATE_LEDGER_BATCH_MAX", Value("256"), "Most changes that share one transaction.",
             "a number from 1 to 10000", "512";

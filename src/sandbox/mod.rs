@@ -39,10 +39,10 @@ use self::{
 use crate::activity::Activity;
 
 /// What a sandbox is started with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SandboxSettings {
-    /// Where API and pay pages answer: a loopback address; port 0 takes any.
-    pub bind: SocketAddr,
+    /// Where API and pay pages answer: on loopback.
+    pub listener: TcpListener,
     /// The file that sessions, customers and events are kept in.
     pub file: PathBuf,
     /// The API key that callers must present: `sk_test_…`.
@@ -125,10 +125,10 @@ impl fmt::Debug for Running {
 }
 
 impl Sandbox {
-    /// Binds, opens the file and answers, on threads of its own. Deliveries that a run before has left go on.
+    /// Opens the file and answers, on threads of its own. Deliveries that a run before has left go on.
     ///
     /// # Errors
-    /// The address is not a loopback one or is in use; the file cannot be read, or another sandbox has it.
+    /// The address is not a loopback one; the file cannot be read, or another sandbox has it.
     pub async fn start(settings: SandboxSettings, activity: Activity) -> anyhow::Result<Self> {
         Self::start_at(Pace::default(), settings, activity).await
     }
@@ -138,15 +138,11 @@ impl Sandbox {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_at(pace: Pace, settings: SandboxSettings, activity: Activity) -> anyhow::Result<Self> {
-        if !settings.bind.ip().is_loopback() {
-            bail!(
-                "the sandbox answers on this machine only: bind it to 127.0.0.1 or [::1], not {}",
-                settings.bind.ip()
-            );
-        }
-        let listener = TcpListener::bind(settings.bind)
-            .with_context(|| format!("the sandbox cannot listen on {}: is the port in use?", settings.bind))?;
+        let listener = settings.listener;
         let address = listener.local_addr().context("asking for the sandbox's address")?;
+        if !address.ip().is_loopback() {
+            bail!("the sandbox answers on this machine only: bind it to 127.0.0.1 or [::1], not {}", address.ip());
+        }
         let file = settings.file.clone();
         let (disk, rows, writer) = tokio::task::spawn_blocking(move || Disk::open(&file)).await??;
 

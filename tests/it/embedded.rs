@@ -137,6 +137,16 @@ async fn a_second_server_is_told_what_is_in_its_way() {
     let way_out = "for example TOLLGATE_BIND=127.0.0.1:0 for any free port";
     assert!(refused.contains(&format!("TOLLGATE_BIND: {port} is taken")) && refused.contains(way_out), "{refused}");
 
+    let fresh = Shop::new();
+    for (setting, address) in [
+        ("TOLLGATE_ADMIN_BIND", server.admin.to_string()),
+        ("TOLLGATE_SANDBOX_BIND", server.sandbox.unwrap().to_string()),
+    ] {
+        let refused = fresh.serve_with(&[(setting, &address)]).await.err().unwrap();
+        assert!(refused.contains(&format!("{setting}: {address} is taken")), "{refused}");
+    }
+    assert_eq!(fresh.data().read_dir().unwrap().count(), 0, "nothing was touched");
+
     let refused = shop.serve_with(&[]).await.err().unwrap();
     let ledger = shop.data().join("ledger.sqlite3");
     assert!(refused.contains(ledger.to_str().unwrap()) && refused.contains("TOLLGATE_LEDGER"), "{refused}");

@@ -180,7 +180,8 @@ async fn only_this_machine_is_answered() {
     ] {
         assert_eq!(with(name, value).await.status, 403, "{name}: {value}");
     }
-    let world_wide = SandboxSettings { bind: ([0, 0, 0, 0], 0).into(), ..settings(&world.folder) };
+    let world_wide =
+        SandboxSettings { listener: std::net::TcpListener::bind("0.0.0.0:0").unwrap(), ..settings(&world.folder) };
     let refused = Sandbox::start(world_wide, Activity::unwatched()).await.unwrap_err();
     assert!(refused.to_string().contains("this machine only"), "{refused}");
 }

@@ -6,7 +6,7 @@ mod pay;
 mod receiver;
 mod shape;
 
-use std::{sync::LazyLock, time::Duration};
+use std::{net::TcpListener, sync::LazyLock, time::Duration};
 
 use reqwest::{Method, RequestBuilder, redirect::Policy};
 use secrecy::SecretString;
@@ -155,7 +155,7 @@ async fn start(folder: &TempDir, pace: Pace, activity: Activity) -> anyhow::Resu
 
 fn settings(folder: &TempDir) -> SandboxSettings {
     SandboxSettings {
-        bind: ([127, 0, 0, 1], 0).into(),
+        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
         file: folder.path().join("stripe").join("sandbox.db"),
         secret_key: SecretString::from(KEY),
         webhook_secret: SecretString::from(WEBHOOK_SECRET),
