@@ -25,7 +25,7 @@ pub(super) async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledge
         LedgerStore::Postgres(url) => Arc::new(open_postgres(url, config).await.context("DATABASE_URL")?),
         LedgerStore::Sqlite(path) => {
             let purpose = if config.sandbox.is_some() { Purpose::Sandbox } else { Purpose::Stripe };
-            let limits = sqlite::Limits::default();
+            let limits = sqlite_limits(&config.ledger);
             let (ledger, report) = SqliteLedger::open(path, purpose, limits, config.catalogue.clone())
                 .await
                 .context("TOLLGATE_LEDGER, --data")?;
@@ -54,6 +54,15 @@ fn postgres_limits(config: &LedgerConfig) -> postgres::Limits {
         transaction: config.commit_timeout,
         pool_size: config.pool_size,
         ..postgres::Limits::default()
+    }
+}
+
+fn sqlite_limits(config: &LedgerConfig) -> sqlite::Limits {
+    sqlite::Limits {
+        busy: config.lock_timeout,
+        transaction: config.commit_timeout,
+        readers: config.pool_size,
+        ..sqlite::Limits::default()
     }
 }
 

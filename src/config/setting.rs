@@ -77,7 +77,7 @@ settings! {
             "sqlite: and the path of a file, and no DATABASE_URL", "sqlite:/var/lib/tollgate/ledger.sqlite3";
         open DATA = "TOLLGATE_DATA", Value("tollgate-data"), "The folder of the embedded ledger, and of the sandbox's objects and keys. The same as `--data`.",
             "the path of a folder", "/var/lib/tollgate";
-        open MIGRATE = "TOLLGATE_MIGRATE", Value("true"), "Whether the start brings the database's schema up to date.",
+        open MIGRATE = "TOLLGATE_MIGRATE", Value("true"), "Whether the start brings PostgreSQL's schema up to date; a SQLite file's always is.",
             "true or false", "false";
         open LEDGER_LANES = "TOLLGATE_LEDGER_LANES", Computed("one per actor thread; one beside SQLite"), "How many batches are committed side by side.",
             "a number from 1 to 64", "4";
