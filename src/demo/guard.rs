@@ -19,7 +19,7 @@ use actix_web::{
 use url::{Host, Url};
 
 use super::DemoError;
-use crate::http::body;
+use crate::{http::body, sandbox::is_of_a_proxy};
 
 /// Nothing but what this program serves, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -66,10 +66,6 @@ fn check(request: &HttpRequest) -> Result<(), DemoError> {
         body::require_json(request)?;
     }
     Ok(())
-}
-
-fn is_of_a_proxy(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "forwarded" | "via" | "x-real-ip") || name.as_str().starts_with("x-forwarded-")
 }
 
 /// Where the browser believes to be, if that is this machine.
