@@ -75,11 +75,25 @@ fn site(headers: &HeaderMap) -> Option<Url> {
     if hosts.next().is_some() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-".contains(&byte)) {
         return None;
     }
-    let site = Url::parse(&format!("http://{host}")).ok()?;
-    let is_local = match site.host()? {
+    Url::parse(&format!("http://{host}")).ok().filter(is_local)
+}
+
+fn is_local(site: &Url) -> bool {
+    site.host().is_some_and(|host| match host {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
         Host::Ipv6(address) => address.is_loopback(),
-    };
-    is_local.then_some(site)
+    })
+}
+
+/// This site under the name that buyers are sent back to, where the browser has another name for it. What a page keeps in a browser
+/// is kept for one name: the page after paying would not know who has paid.
+pub(super) fn own_name(headers: &HeaderMap, app: &Url) -> Option<Url> {
+    let mut site = site(headers)?;
+    let is_same = app.scheme() == "http" && site.port_or_known_default() == app.port_or_known_default();
+    if !is_same || !is_local(app) || site.host() == app.host() {
+        return None;
+    }
+    site.set_host(app.host_str()).ok()?;
+    Some(site)
 }
