@@ -129,7 +129,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             webhooks_in_flight_max: config.actor.webhooks_in_flight_max,
         },
     });
-    let demo = sandbox.as_ref().and_then(|(sandbox, keys)| demo(&config, sandbox, keys, activity));
+    let demo = sandbox.as_ref().and_then(|(sandbox, keys)| demo(&config, sandbox, keys, activity, &app));
     let addresses = Addresses {
         app,
         public: public.address,
@@ -180,7 +180,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// The demo's pages. They make anybody any user, and so only sessions of the sandbox's own.
-fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activity) -> Option<Demo> {
+fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activity, app: &Url) -> Option<Demo> {
     if config.auth.jwt_secret.is_some() {
         return None;
     }
@@ -191,6 +191,7 @@ fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activi
         }),
         deliveries: Arc::new(sandbox.clone()),
         activity,
+        app: app.clone(),
     }))
 }
 

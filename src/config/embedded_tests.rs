@@ -62,6 +62,11 @@ fn one_production_neighbour_is_enough_to_have_no_sandbox_unasked() {
         (SQLITE, &["SUPABASE_JWT_SECRET"]),
         (REDIS, &["DATABASE_URL", "SUPABASE_JWT_SECRET"]),
         (SUPABASE, &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
+        (("STRIPE_PUBLISHABLE_KEY", "pk_live_0123456789"), &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
+        (("STRIPE_PRO_PRICE_ID", "price_1"), &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
+        (("STRIPE_API_BASE", "https://stripe.example"), &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
+        (("NEXT_PUBLIC_SUPABASE_ANON_KEY", "0123456789abcdef"), &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
+        (("SUPABASE_SERVICE_ROLE_KEY", "0123456789abcdef"), &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
         (("TOLLGATE_BIND", "0.0.0.0:3000"), &["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"]),
     ] {
         assert_eq!(wrong(&[setting]), missing, "{}", setting.0);

@@ -47,13 +47,19 @@ impl Choice {
 }
 
 /// Settings of production neighbours: who has one of them does not want to be given a sandbox unasked.
-const PRODUCTION: [&Setting; 6] = [
+const PRODUCTION: [&Setting; 11] = [
     &setting::STRIPE_SECRET_KEY,
     &setting::STRIPE_WEBHOOK_SECRET,
+    // What is no secret may be there when the secrets are lost. And a price kept at Stripe cannot be sold by the sandbox.
+    &setting::STRIPE_PUBLISHABLE_KEY,
+    &setting::STRIPE_PRO_PRICE_ID,
+    &setting::STRIPE_API_BASE,
     &setting::DATABASE_URL,
     &setting::LEDGER,
     &setting::REDIS_URL,
     &setting::SUPABASE_URL,
+    &setting::SUPABASE_ANON_KEY,
+    &setting::SUPABASE_SERVICE_ROLE_KEY,
 ];
 
 impl SandboxConfig {

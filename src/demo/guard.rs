@@ -19,7 +19,7 @@ use actix_web::{
 use url::{Host, Url};
 
 use super::DemoError;
-use crate::http::body;
+use crate::{http::body, sandbox::is_of_a_proxy};
 
 /// Nothing but what this program serves, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -68,10 +68,6 @@ fn check(request: &HttpRequest) -> Result<(), DemoError> {
     Ok(())
 }
 
-fn is_of_a_proxy(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "forwarded" | "via" | "x-real-ip") || name.as_str().starts_with("x-forwarded-")
-}
-
 /// Where the browser believes to be, if that is this machine.
 fn site(headers: &HeaderMap) -> Option<Url> {
     let mut hosts = headers.get_all(HOST);
@@ -79,11 +75,25 @@ fn site(headers: &HeaderMap) -> Option<Url> {
     if hosts.next().is_some() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-".contains(&byte)) {
         return None;
     }
-    let site = Url::parse(&format!("http://{host}")).ok()?;
-    let is_local = match site.host()? {
+    Url::parse(&format!("http://{host}")).ok().filter(is_local)
+}
+
+fn is_local(site: &Url) -> bool {
+    site.host().is_some_and(|host| match host {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
         Host::Ipv6(address) => address.is_loopback(),
-    };
-    is_local.then_some(site)
+    })
+}
+
+/// This site under the name that buyers are sent back to, where the browser has another name for it. What a page keeps in a browser
+/// is kept for one name: the page after paying would not know who has paid.
+pub(super) fn own_name(headers: &HeaderMap, app: &Url) -> Option<Url> {
+    let mut site = site(headers)?;
+    let is_same = app.scheme() == "http" && site.port_or_known_default() == app.port_or_known_default();
+    if !is_same || !is_local(app) || site.host() == app.host() {
+        return None;
+    }
+    site.set_host(app.host_str()).ok()?;
+    Some(site)
 }

@@ -23,6 +23,7 @@ use actix_web::{
     web::{self, Data, ServiceConfig},
 };
 use tokio::sync::{Semaphore, watch};
+use url::Url;
 
 pub use self::deliveries::Deliveries;
 use self::error::DemoError;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub deliveries: Arc<dyn Deliveries>,
     /// What is shown as it happens; it must be a watched one.
     pub activity: Activity,
+    /// Where buyers are sent back to.
+    pub app: Url,
 }
 
 /// Makes a session token for a user.

@@ -4,12 +4,12 @@ use std::sync::LazyLock;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
-    web::Bytes,
+    http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION},
+    web::{Bytes, Data},
 };
 use sha2::{Digest, Sha256};
 
-use super::DemoError;
+use super::{DemoError, Shared, guard};
 use crate::http::ApiError;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -71,8 +71,11 @@ pub(super) static ASSETS: LazyLock<[File; 11]> = LazyLock::new(|| {
 });
 
 /// The page itself.
-pub(super) async fn home(request: HttpRequest) -> HttpResponse {
-    HOME.answer(&request)
+pub(super) async fn home(demo: Data<Shared>, request: HttpRequest) -> HttpResponse {
+    match guard::own_name(request.headers(), &demo.parts.app) {
+        Some(site) => HttpResponse::TemporaryRedirect().insert_header((LOCATION, site.as_str())).finish(),
+        None => HOME.answer(&request),
+    }
 }
 
 /// Where a buyer comes back to who has paid.

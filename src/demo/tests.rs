@@ -54,12 +54,18 @@ impl Deliveries for OneEvent {
 }
 
 fn demo() -> Demo {
+    demo_of("http://localhost:3000")
+}
+
+/// The demo of a service that sends buyers back to `app`.
+fn demo_of(app: &str) -> Demo {
     let issue = |user| {
         let now = chrono::Utc::now().timestamp();
         auth::issue(&JWT_SECRET.into(), None, user, Duration::from_secs(60), now)
     };
     let (deliveries, activity) = (Arc::<OneEvent>::default(), Activity::watched());
-    Demo::new(Parts { issue_token: Arc::new(issue), deliveries, activity })
+    let app = Url::parse(app).unwrap();
+    Demo::new(Parts { issue_token: Arc::new(issue), deliveries, activity, app })
 }
 
 /// What a browser on this machine sends.
@@ -332,6 +338,26 @@ async fn switches_stay_as_they_are_set() {
     for wrong in ["{}", r#"{"copies":-1,"reorder":false,"withhold":false}"#, r#"{"withhold":true}"#] {
         let answer = post(&demo, "/demo/switches", wrong).await;
         assert_eq!(refusal(answer).await, (400, "INVALID_REQUEST".to_owned()), "{wrong}");
+    }
+}
+
+/// Who had opened the page as `localhost` came back from paying to `127.0.0.1`, where nobody was chosen: "Nothing to see here".
+#[actix_web::test]
+async fn the_page_is_opened_under_the_name_that_buyers_come_back_to() {
+    for (host, app, leads_to) in [
+        ("localhost:3000", "http://127.0.0.1:3000", "http://127.0.0.1:3000/"),
+        ("127.0.0.1:3000", "http://localhost:3000/shop", "http://localhost:3000/"),
+        ("localhost", "http://[::1]", "http://[::1]/"),
+        ("127.0.0.1:3000", "http://127.0.0.1:3000", ""),
+        ("LOCALHOST:3000", "http://localhost:3000", ""),
+        // Another program's, or not on this machine.
+        ("localhost:3000", "http://127.0.0.1:8080", ""),
+        ("localhost:3000", "https://127.0.0.1:3000", ""),
+        ("localhost:3000", "http://shop.example:3000", ""),
+    ] {
+        let answer = answer(&demo_of(app), request(Method::GET, "/").insert_header(("host", host))).await;
+        assert_eq!(answer.status(), if leads_to.is_empty() { 200 } else { 307 }, "{host} {app}");
+        assert_eq!(header(&answer, "location"), leads_to, "{host} {app}");
     }
 }
 

@@ -29,6 +29,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 use tokio::sync::{oneshot, watch};
 
+pub use self::server::is_of_a_proxy;
 use self::{
     courier::Courier,
     disk::Disk,

@@ -41,7 +41,6 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Stripe's.
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
 const WORKERS: usize = 2;
-const FORWARDED: &[&str] = &["forwarded", "x-forwarded-for", "x-forwarded-host"];
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// What handlers work with.
@@ -127,7 +126,7 @@ async fn guard(
 
 /// Whether a request comes from this machine and is meant for it.
 fn is_local(request: &HttpRequest) -> Result<(), Refusal> {
-    if FORWARDED.iter().any(|name| request.headers().contains_key(*name)) {
+    if request.headers().keys().any(is_of_a_proxy) {
         return Err(Refusal::forbidden("The sandbox answers this machine only: requests must not be passed on to it."));
     }
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
@@ -136,6 +135,12 @@ fn is_local(request: &HttpRequest) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::forbidden("The sandbox answers as 127.0.0.1, localhost or [::1] only."))
+}
+
+/// Whether a header says that somebody passed the request on.
+#[must_use]
+pub fn is_of_a_proxy(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "forwarded" | "via" | "x-real-ip") || name.as_str().starts_with("x-forwarded-")
 }
 
 /// Any port: it may be mapped to another one.

@@ -45,7 +45,8 @@ impl Site {
     fn start() -> Self {
         let activity = Activity::watched();
         let issue_token = Arc::new(|_| anyhow::bail!("nobody signs in"));
-        let demo = Demo::new(Parts { issue_token, deliveries: Arc::new(Quiet), activity: activity.clone() });
+        let app = "http://localhost:3000".parse().unwrap();
+        let demo = Demo::new(Parts { issue_token, deliveries: Arc::new(Quiet), activity: activity.clone(), app });
         let served = demo.clone();
         let server = HttpServer::new(move || App::new().configure(demo::routes(served.clone())).wrap(RequestId))
             .workers(1)

@@ -177,6 +177,9 @@ async fn only_this_machine_is_answered() {
         ("Forwarded", "for=1.2.3.4"),
         ("X-Forwarded-For", "1.2.3.4"),
         ("X-Forwarded-Host", "localhost"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Real-IP", "1.2.3.4"),
+        ("Via", "1.1 proxy"),
     ] {
         assert_eq!(with(name, value).await.status, 403, "{name}: {value}");
     }
