@@ -81,7 +81,7 @@ impl AuthConfig {
             let hint = if reader.text(setting::SUPABASE_URL.name).is_some() {
                 "; Supabase shows it in the project's dashboard under Project Settings, JWT Keys, Legacy JWT secret"
             } else {
-                "; `openssl rand -hex 32` makes one"
+                "; `openssl rand -hex 32` makes one. With TOLLGATE_SANDBOX=true the sandbox has one of its own"
             };
             reader.wrong(&setting::SUPABASE_JWT_SECRET, hint);
         }

@@ -74,6 +74,14 @@ fn one_production_neighbour_is_enough_to_have_no_sandbox_unasked() {
 }
 
 #[test]
+fn what_is_missing_says_how_to_get_a_sandbox() {
+    for setting in [DATABASE, REDIS] {
+        let told = with(&[setting]).unwrap_err().to_string();
+        assert!(told.contains("TOLLGATE_SANDBOX=true"), "{told}");
+    }
+}
+
+#[test]
 fn the_sandbox_is_refused_beside_stripe_and_off_loopback() {
     assert_eq!(wrong(&[SANDBOX, KEY, DATABASE, REDIS, JWT]), ["TOLLGATE_SANDBOX"]);
     assert_eq!(wrong(&[SANDBOX, WEBHOOK, DATABASE, REDIS, JWT]), ["TOLLGATE_SANDBOX"]);
@@ -91,6 +99,8 @@ fn rows_are_chosen_each_on_its_own() {
     assert_eq!(life_in_memory(&postgres), Some(Some(Duration::from_secs(1))), "another replica may write");
     assert!(postgres.warnings.iter().any(|warning| warning.starts_with("TOLLGATE_SANDBOX")));
     assert!(life_in_memory(&with(&[SANDBOX, REDIS]).unwrap()).is_none());
+    let price = with(&[SANDBOX, ("STRIPE_PRO_PRICE_ID", "price_1AbCdEfGhIjKlMnO")]).unwrap();
+    assert!(price.warnings.iter().any(|warning| warning.contains("cannot be bought")), "{:?}", price.warnings);
     assert!(with(&[JWT]).unwrap().auth.jwt_secret.is_some());
 }
 

@@ -66,7 +66,7 @@ impl LedgerStore {
                  or \"Session pooler\", and put the database's password in"
             } else {
                 "; any PostgreSQL will do, a local one too. A small service of one process can do without: \
-                 TOLLGATE_LEDGER=sqlite:/var/lib/tollgate/ledger.sqlite3"
+                 TOLLGATE_LEDGER=sqlite:/var/lib/tollgate/ledger.sqlite3; a shop to try, too: TOLLGATE_SANDBOX=true"
             };
             reader.wrong(setting, hint);
             return None;

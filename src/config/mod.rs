@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use crate::domain::plan::Catalogue;
+use crate::domain::plan::{Catalogue, Price};
 
 mod actor;
 mod auth;
@@ -133,6 +133,10 @@ impl Config {
         warn(
             self.sandbox.is_some() && matches!(self.ledger.store, LedgerStore::Postgres(_)),
             "TOLLGATE_SANDBOX: what is bought with play money is granted in DATABASE_URL; use a database that nobody relies on",
+        );
+        warn(
+            self.sandbox.is_some() && self.catalogue.plans().iter().any(|plan| matches!(plan.price, Price::Id(_))),
+            "TOLLGATE_CATALOGUE, STRIPE_PRO_PRICE_ID: the sandbox knows no prices kept at Stripe, so what has one cannot be bought",
         );
         warn(
             self.actor.reply_timeout <= self.ledger.commit_timeout,
