@@ -47,13 +47,17 @@ impl Choice {
 }
 
 /// Settings of production neighbours: who has one of them does not want to be given a sandbox unasked.
-const PRODUCTION: [&Setting; 6] = [
+const PRODUCTION: [&Setting; 10] = [
     &setting::STRIPE_SECRET_KEY,
     &setting::STRIPE_WEBHOOK_SECRET,
+    &setting::STRIPE_PUBLISHABLE_KEY,
+    &setting::STRIPE_PRO_PRICE_ID,
     &setting::DATABASE_URL,
     &setting::LEDGER,
     &setting::REDIS_URL,
     &setting::SUPABASE_URL,
+    &setting::SUPABASE_ANON_KEY,
+    &setting::SUPABASE_SERVICE_ROLE_KEY,
 ];
 
 impl SandboxConfig {
