@@ -25,6 +25,10 @@ pub(super) async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledge
         LedgerStore::Postgres(url) => Arc::new(open_postgres(url, config).await.context("DATABASE_URL")?),
         LedgerStore::Sqlite(path) => {
             let purpose = if config.sandbox.is_some() { Purpose::Sandbox } else { Purpose::Stripe };
+            if purpose == Purpose::Stripe && !path.exists() {
+                let path = path.display();
+                tracing::warn!(%path, "a new, empty ledger is made: is this the file that was meant?");
+            }
             let limits = sqlite_limits(&config.ledger);
             let (ledger, report) = SqliteLedger::open(path, purpose, limits, config.catalogue.clone())
                 .await

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -54,7 +54,7 @@ struct Inner {
     canaries: Mutex<HashMap<Uuid, u64>>,
     /// The one written last, so that entries share it.
     epoch: Mutex<Arc<str>>,
-    life: TimeDelta,
+    life: Duration,
     /// Nothing ever fails here, so it stays closed.
     breaker: Breaker,
 }
@@ -64,6 +64,8 @@ struct Shown {
     entitlement: Entitlement,
     epoch: Arc<str>,
     fresh_until: DateTime<Utc>,
+    /// A life has an end also where the clock is set back.
+    written: Instant,
 }
 
 /// An event that has had its effect.
@@ -76,13 +78,13 @@ impl MemoryCache {
     /// An empty memory. It takes room as it fills.
     #[must_use]
     pub fn new(settings: MemorySettings) -> Self {
-        let life = settings.life_max.and_then(|life| TimeDelta::from_std(life).ok());
+        let life_max = key::LEVEL_TTL.to_std().unwrap_or_default();
         let inner = Inner {
             shown: Sharded::new(settings.entries_max),
             marks: Sharded::new(settings.entries_max),
             canaries: Mutex::default(),
             epoch: Mutex::new("".into()),
-            life: life.map_or(key::LEVEL_TTL, |life| life.min(key::LEVEL_TTL)),
+            life: settings.life_max.map_or(life_max, |life| life.min(life_max)),
             breaker: Breaker::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -98,8 +100,9 @@ impl MemoryCache {
 
     pub(super) fn get(&self, user: UserId, epoch: &str, now: DateTime<Utc>) -> Option<Entitlement> {
         let users = self.inner.shown.of(&user);
-        let Shown { entitlement, epoch: written_epoch, fresh_until } = users.get(&user)?;
-        (**written_epoch == *epoch && now < *fresh_until && !entitlement.is_over(now)).then(|| entitlement.clone())
+        let Shown { entitlement, epoch: written_epoch, fresh_until, written } = users.get(&user)?;
+        let is_fresh = now < *fresh_until && written.elapsed() < self.inner.life;
+        (**written_epoch == *epoch && is_fresh && !entitlement.is_over(now)).then(|| entitlement.clone())
     }
 
     pub(super) fn publish(&self, publication: Publication<'_>, now: DateTime<Utc>) -> Published {
@@ -122,7 +125,8 @@ impl Inner {
     fn show(&self, publication: Publication<'_>, epoch: Arc<str>, now: DateTime<Utc>) -> Published {
         let Publication { user, entitlement, .. } = publication;
         // A level that is over: its version still counts.
-        let fresh_until = key::fresh_until(entitlement, self.life, now, rand::random_range(0..=1000)).unwrap_or(now);
+        let life = TimeDelta::from_std(self.life).unwrap_or(key::LEVEL_TTL);
+        let fresh_until = key::fresh_until(entitlement, life, now, rand::random_range(0..=1000)).unwrap_or(now);
         let mut users = self.shown.of(&user);
         let newer_there = users
             .get(&user)
@@ -130,7 +134,7 @@ impl Inner {
         if newer_there {
             return Published::NewerThere;
         }
-        users.insert(user, Shown { entitlement: entitlement.clone(), epoch, fresh_until });
+        users.insert(user, Shown { entitlement: entitlement.clone(), epoch, fresh_until, written: Instant::now() });
         Published::Written
     }
 
@@ -215,6 +219,13 @@ mod tests {
         let none = living(Duration::ZERO);
         none.publish(publication(&pro(None, 1)), now());
         assert_eq!(none.get(user(), "e1", now()), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_made_a_level_live_longer() {
+        let cache = living(Duration::ZERO);
+        cache.publish(publication(&pro(None, 1)), now());
+        assert_eq!(cache.get(user(), "e1", now() - TimeDelta::hours(1)), None);
     }
 
     #[test]

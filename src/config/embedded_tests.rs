@@ -73,6 +73,19 @@ fn one_production_neighbour_is_enough_to_have_no_sandbox_unasked() {
     }
 }
 
+/// Secrets that were not mounted leave behind what is none.
+#[test]
+fn the_sandbox_started_unasked_where_only_what_is_public_of_production_was_left() {
+    for left in [
+        ("STRIPE_PUBLISHABLE_KEY", "pk_live_0123456789"),
+        ("STRIPE_PRO_PRICE_ID", "price_0123456789"),
+        ("NEXT_PUBLIC_SUPABASE_ANON_KEY", "everybody-has-this-key"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "service-role-key-01"),
+    ] {
+        assert_eq!(wrong(&[left]), ["DATABASE_URL", "REDIS_URL", "SUPABASE_JWT_SECRET"], "{}", left.0);
+    }
+}
+
 #[test]
 fn what_is_missing_says_how_to_get_a_sandbox() {
     for setting in [DATABASE, REDIS] {

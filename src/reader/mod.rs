@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use dashmap::{DashMap, Entry};
 use futures::{
     FutureExt,
@@ -127,15 +127,15 @@ impl EntitlementReader {
         let reader = self.clone();
         let task = tokio::spawn(async move {
             let inner = &reader.inner;
-            let answer = match inner.ledger_reads.acquire().await {
-                Ok(_permit) => inner.ledger.entitlement(user).await,
-                Err(_closed) => Err(LedgerError::Unavailable("stopping".into())),
+            let (asked, answer) = match inner.ledger_reads.acquire().await {
+                Ok(_permit) => (Utc::now(), inner.ledger.entitlement(user).await),
+                Err(_closed) => (Utc::now(), Err(LedgerError::Unavailable("stopping".into()))),
             };
             // From here on a new question is a new flight.
             inner.flights.remove(&user);
             if let Ok(entitlement) = &answer {
                 let (reader, entitlement) = (reader.clone(), entitlement.clone());
-                tokio::spawn(async move { reader.fill(user, &entitlement).await });
+                tokio::spawn(async move { reader.fill(user, &entitlement, asked).await });
             }
             answer
         });
@@ -150,11 +150,12 @@ impl EntitlementReader {
         .shared()
     }
 
-    async fn fill(&self, user: UserId, entitlement: &Entitlement) {
+    /// It is as old as the question: the ledger may have gone on while it answered.
+    async fn fill(&self, user: UserId, entitlement: &Entitlement, asked: DateTime<Utc>) {
         let epoch = self.inner.ledger.epoch();
         let mut budget = Budget::new(self.inner.cache_budget);
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark: None };
-        if let Err(error) = self.inner.cache.publish(publication, Utc::now(), &mut budget).await {
+        if let Err(error) = self.inner.cache.publish(publication, asked, &mut budget).await {
             tracing::debug!(%error, "what was read was not cached");
         }
     }

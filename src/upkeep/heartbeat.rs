@@ -47,8 +47,7 @@ pub(super) async fn compare(upkeep: Upkeep) {
         ticks.tick().await;
         let Ok(instances) = upkeep.beat().await else { continue };
         let Ok(now) = upkeep.ledger.now().await else { continue };
-        let alive = now - dead_after(&upkeep);
-        let leader = instances.iter().filter(|other| other.last_seen > alive).map(|other| other.id).min();
+        let leader = instances.iter().filter(|other| !is_dead(&upkeep, other, now)).map(|other| other.id).min();
         if leader == Some(upkeep.instance) {
             upkeep.redriver.since(now - COMPARED, COMPARED_MAX, "comparison").await;
         }
@@ -77,14 +76,14 @@ impl Watch {
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);
         if !self.looked {
             // Whoever ran before us may have died a moment ago, long before it counts as dead.
-            let Some(oldest) = others().map(|other| other.shown_until).min() else {
+            let Some(oldest) = others().map(|other| other.shown_until.min(now)).min() else {
                 self.looked = true;
                 return;
             };
             self.looked = upkeep.redriver.since(oldest - MARGIN, usize::MAX, "start").await;
         }
-        for dead in others().filter(|other| other.last_seen < now - dead_after(upkeep)) {
-            if !upkeep.redriver.since(dead.shown_until - MARGIN, usize::MAX, "dead replica").await {
+        for dead in others().filter(|other| is_dead(upkeep, other, now)) {
+            if !upkeep.redriver.since(dead.shown_until.min(now) - MARGIN, usize::MAX, "dead replica").await {
                 continue;
             }
             let first = *self.done_once.entry(dead.id).or_insert(now);
@@ -126,6 +125,8 @@ impl Watch {
     }
 }
 
-fn dead_after(upkeep: &Upkeep) -> TimeDelta {
-    TimeDelta::from_std(upkeep.rhythm.dead_after).unwrap_or(TimeDelta::seconds(20))
+/// Whether it has been silent for too long, or spoke last before the clock was set back.
+fn is_dead(upkeep: &Upkeep, other: &Instance, now: DateTime<Utc>) -> bool {
+    let dead_after = TimeDelta::from_std(upkeep.rhythm.dead_after).unwrap_or(TimeDelta::seconds(20));
+    (now - other.last_seen).abs() > dead_after
 }

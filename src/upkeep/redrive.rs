@@ -84,6 +84,8 @@ impl Redriver {
         let mut until = DateTime::<Utc>::MAX_UTC;
         let mut shown = 0;
         loop {
+            // What is shown is as old as the question.
+            let asked = Utc::now();
             let Ok(page) = self.ledger.changed_between(since, until, PAGE).await else { return false };
             let epoch = self.ledger.epoch();
             for part in page.chunks(PIPELINE) {
@@ -97,7 +99,7 @@ impl Redriver {
                     })
                     .collect();
                 let mut budget = Budget::new(PIPELINE_BUDGET);
-                if self.cache.publish_all(&publications, Utc::now(), &mut budget).await.is_err() {
+                if self.cache.publish_all(&publications, asked, &mut budget).await.is_err() {
                     return false;
                 }
                 shown += part.len();

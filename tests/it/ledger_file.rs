@@ -49,6 +49,45 @@ async fn a_second_opener_is_refused_and_may_come_in_when_the_first_has_gone() {
     assert!(file.beside(".lock").exists(), "removing it would let two in");
 }
 
+/// Each name would have a lock and a write-ahead log of its own: two processes would write one file and know nothing of each other.
+#[tokio::test]
+async fn a_file_with_a_second_hard_link_could_be_opened_twice() {
+    let file = TestFile::new();
+    let ledger = file.open().await;
+    let alias = file.beside("-alias");
+    std::fs::hard_link(file.path(), &alias).unwrap();
+    assert!(matches!(refusal(&alias, Purpose::Stripe).await, Problem::Linked));
+    drop(ledger);
+    assert!(matches!(refusal(&file.path(), Purpose::Stripe).await, Problem::Linked));
+    std::fs::remove_file(alias).unwrap();
+    file.open().await;
+}
+
+/// SQLite goes on with a file that has no name any more, and what it acknowledges goes with it.
+#[tokio::test]
+async fn events_were_acknowledged_into_a_file_that_had_been_moved_away() {
+    let file = TestFile::new();
+    let ledger = file.open().await;
+    let (mut lane, buyer) = (ledger.lane(), user());
+    commit_one(&mut *lane, purchase(buyer, "evt_1", "cs_1")).await;
+    ledger.entitlement(buyer).await.unwrap();
+    let away = file.beside("-away");
+    std::fs::rename(file.path(), &away).unwrap();
+    for other_in_its_place in [false, true] {
+        if other_in_its_place {
+            std::fs::copy(&away, file.path()).unwrap();
+        }
+        let lost = commit(&mut *lane, vec![purchase(buyer, "evt_2", "cs_2")]).await;
+        assert!(matches!(lost.as_slice(), [Err(LedgerError::Unavailable(_))]), "{lost:?}");
+        let read = ledger.entitlement(buyer).await;
+        assert!(matches!(read, Err(LedgerError::Unavailable(_))), "another ledger's, perhaps: {read:?}");
+        assert!(ledger.now().await.is_err(), "readiness says so");
+    }
+    std::fs::rename(away, file.path()).unwrap();
+    assert_eq!(commit_one(&mut *lane, purchase(buyer, "evt_2", "cs_2")).await.outcome, Outcome::Applied);
+    assert_eq!(ledger.entitlement(buyer).await.unwrap().version, 2);
+}
+
 #[tokio::test]
 async fn everything_is_there_when_it_is_opened_again() {
     let file = TestFile::new();
@@ -286,6 +325,27 @@ async fn a_long_reader_of_another_program_holds_up_nobody() {
     panic!("the log was never cut: {}", wal_bytes(&file));
 }
 
+/// SQLite begins a log anew that has been written back, and keeps its length.
+#[tokio::test]
+async fn the_log_stayed_as_long_as_a_backup_had_made_it() {
+    let file = TestFile::new();
+    // Longer than what SQLite writes back by itself.
+    let wal_max = 5 * 1024 * 1024;
+    let ledger = file.open_with(Limits { busy: Duration::from_millis(1), wal_max, ..PATIENT }).await;
+    let mut backup = file.connect();
+    backup.batch_execute("BEGIN; SELECT count(*) FROM users").unwrap();
+    let mut n = 0;
+    while wal_bytes(&file) < 2 * wal_max {
+        commit_some(&ledger, n).await;
+        n += 1;
+    }
+    backup.batch_execute("ROLLBACK").unwrap();
+    for more in n..n + 3 {
+        commit_some(&ledger, more).await;
+    }
+    assert!(wal_bytes(&file) <= wal_max, "{}", wal_bytes(&file));
+}
+
 /// Tells a test that it is a child, and which file to write.
 const CHILD: &str = "TOLLGATE_TEST_LEDGER_FILE";
 
@@ -394,7 +454,6 @@ async fn a_full_disk_is_an_answer_and_loses_nothing_acknowledged() {
     assert!(child.wait().unwrap().success(), "{lines:?}");
     let told: Vec<(String, String)> = lines.iter().filter_map(|line| told(line)).collect();
     assert_eq!(told.iter().filter(|(word, _)| word != "committed").count(), 2, "each lane was told: {told:?}");
-    eprintln!("{:?}", told.iter().filter(|(w, _)| w != "committed").collect::<Vec<_>>());
     assert!(told.len() > 10, "it did commit before: {told:?}");
     assert!(lines.iter().any(|line| line.contains("readable still")));
     let ledger = file.open().await;

@@ -1,12 +1,20 @@
 //! Several replicas on one database and one Redis: whoever gets what, each event has one effect and readers never go back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use chrono::Utc;
 use serde_json::json;
+use tollgate::{
+    cache::{Budget, Cache, MemoryCache, MemorySettings},
+    domain::{entitlement::Entitlement, id::UserId, level::Level},
+    ledger::Ledger,
+    reader::EntitlementReader,
+};
 use uuid::Uuid;
 
-use crate::harness::{event::SessionEvent, server::World};
+use crate::harness::{event::SessionEvent, scripted::ScriptedLedger, server::World};
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const EVENTS: usize = 200;
 const DELIVERIES: usize = 16;
 
@@ -88,4 +96,31 @@ async fn what_one_replica_acknowledged_the_other_serves() {
         }
     }
     one.read_at_least(user, 21).await.assert_error(503, "UNAVAILABLE");
+}
+
+/// Beside other replicas a level is served from memory for so long: from when the ledger was asked, not from when it had answered.
+#[tokio::test]
+async fn the_time_that_the_ledger_took_was_added_to_the_life_of_its_answer() {
+    let life = Duration::from_millis(100);
+    let ledger = ScriptedLedger::new();
+    let cache: Cache = MemoryCache::new(MemorySettings { life_max: Some(life), ..MemorySettings::default() }).into();
+    let reader = EntitlementReader::new(cache.clone(), Arc::new(ledger.clone()), PATIENCE, 1);
+    let user = UserId::from(Uuid::new_v4());
+    let pro = Entitlement { level: Level::parse("PRO").unwrap(), expires_at: None, version: 1 };
+    ledger.write(user, pro.clone());
+    ledger.close_gate();
+    let asking = tokio::spawn({
+        let reader = reader.clone();
+        async move { reader.read(user, None).await }
+    });
+    // A life goes by while the ledger does not answer.
+    tokio::time::sleep(life * 2).await;
+    ledger.open_gate();
+    assert_eq!(asking.await.unwrap().unwrap().entitlement, pro);
+    // Nothing but what is under way here runs between.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+        let found = cache.get(user, ledger.epoch().as_str(), Utc::now(), &mut Budget::new(PATIENCE)).await;
+        assert_eq!(found, Ok(None));
+    }
 }

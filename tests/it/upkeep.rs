@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::{
     harness::{
         RedisServer, TestDatabase, eventually,
+        ledger::TestFile,
         scripted::{self, ScriptedLedger, delivery},
     },
     ledger::{built_in, commit_one, ledger_on, purchase, user},
@@ -108,6 +109,23 @@ async fn what_was_missed_in_an_outage_is_shown_although_the_first_attempt_fails(
     redis.start_again().await;
     eventually(PATIENCE, "both are shown", || async {
         redis.get(&level_key(ours)).await.is_some() && redis.get(&level_key(theirs)).await.is_some()
+    })
+    .await;
+}
+
+/// A process was killed, and then the machine's clock, which is that of a ledger in a file, was set back by an hour.
+#[actix_web::test]
+async fn a_replica_that_was_heard_of_in_the_future_kept_the_comparison_from_being_made() {
+    let (file, redis) = (TestFile::new(), RedisServer::start().await);
+    let ledger = file.open().await;
+    let future = (Utc::now() + TimeDelta::hours(1)).timestamp_micros();
+    file.execute(&format!("INSERT INTO instances VALUES ('{}', {future}, {future}, {future})", Uuid::nil()));
+    let buyer = user();
+    commit_one(&mut *ledger.lane(), purchase(buyer, "evt_1", "cs_1")).await;
+    let rhythm = Rhythm { beat: NEVER, compare: SOON, ..Rhythm::default() };
+    let _replica = Replica::start(ledger, &redis.url(), rhythm);
+    eventually(PATIENCE, "readers see what was bought", || async {
+        redis.get(&level_key(buyer)).await.as_deref() == Some("PRO")
     })
     .await;
 }

@@ -1,7 +1,8 @@
 //! Connections to the file: one that writes, some that read, and what an error means.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,24 +22,48 @@ use tokio::{
 
 use super::{super::LedgerError, Limits};
 
+/// Tells a file from another one of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(found: &Metadata) -> Self {
+        Self { device: found.dev(), inode: found.ino() }
+    }
+}
+
+/// How SQLite is told the path of a file: as a URI, which alone can say that a file that is gone must not be made anew, empty.
+/// `path` is absolute; `None` if it is not in UTF-8.
+pub(super) fn url(path: &Path) -> Option<String> {
+    let name = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    Some(format!("file:{name}?mode=rw"))
+}
+
 /// The file, and the lock on it that this process holds.
 pub(super) struct LockedFile {
     path: PathBuf,
     url: String,
+    id: FileId,
     /// Given back by the operating system when the last connection's user has dropped this, or the process has died.
     _lock: File,
 }
 
 impl LockedFile {
-    /// `path` is absolute and in UTF-8.
-    pub(super) fn new(path: PathBuf, lock: File) -> Option<Self> {
-        // As a URI, which alone can say that a file that is gone must not be made anew, empty.
-        let name = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        Some(Self { url: format!("file:{name}?mode=rw"), path, _lock: lock })
+    pub(super) const fn new(path: PathBuf, url: String, id: FileId, lock: File) -> Self {
+        Self { path, url, id, _lock: lock }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the path still leads to the file. SQLite goes on with one that was moved away, deleted or replaced: what it
+    /// acknowledged would go with it, and new connections would read another ledger.
+    fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.id)
     }
 
     /// How long the write-ahead log is.
@@ -68,11 +93,15 @@ pub(super) enum Role {
 }
 
 impl Role {
-    pub(super) const fn pragmas(self) -> &'static str {
+    pub(super) fn pragmas(self, limits: Limits) -> String {
         match self {
-            // FULL: what is committed is on the disk; with `fullfsync` also where the system says so too early (macOS).
-            Self::Writer => "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA foreign_keys = ON",
-            Self::Reader => "PRAGMA query_only = ON",
+            // FULL: what is committed is on the disk; with `fullfsync` also where the system says so too early (macOS). A log that
+            // is begun anew keeps its length, if not told otherwise.
+            Self::Writer => format!(
+                "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = {}",
+                limits.wal_max
+            ),
+            Self::Reader => "PRAGMA query_only = ON".to_owned(),
         }
     }
 }
@@ -95,10 +124,11 @@ impl Loan {
 
 /// Connections of one role. Work on them runs on threads that may block, one hop for all its statements.
 pub(super) struct Pool {
+    /// Closed before the lock is given back.
+    idle: Mutex<Vec<SqliteConnection>>,
     file: Arc<LockedFile>,
     role: Role,
     limits: Limits,
-    idle: Mutex<Vec<SqliteConnection>>,
     permits: Arc<Semaphore>,
 }
 
@@ -119,7 +149,7 @@ impl Pool {
         limits: Limits,
     ) -> Arc<Self> {
         let (idle, permits) = (Mutex::new(idle), Arc::new(Semaphore::new(connections)));
-        Arc::new(Self { file: Arc::clone(file), role, limits, idle, permits })
+        Arc::new(Self { idle, file: Arc::clone(file), role, limits, permits })
     }
 
     /// Runs work on a connection, in the order of asking, within the limit of time. Whoever drops the future cancels nothing that
@@ -159,11 +189,15 @@ impl Pool {
     }
 
     fn connection(&self) -> Result<SqliteConnection, LedgerError> {
+        if !self.file.is_in_place() {
+            tracing::error!(path = %self.file.path().display(), "the ledger's file was moved, deleted or replaced: put it back, or stop");
+            return Err(LedgerError::Unavailable("the file is not in its place".into()));
+        }
         if let Some(connection) = self.idle().pop() {
             return Ok(connection);
         }
         let mut connection = self.file.connect(self.limits.busy).map_err(LedgerError::Unavailable)?;
-        connection.batch_execute(self.role.pragmas()).map_err(|error| classify(&error))?;
+        connection.batch_execute(&self.role.pragmas(self.limits)).map_err(|error| classify(&error))?;
         metrics::counter!("tollgate_ledger_connections_total").increment(1);
         Ok(connection)
     }

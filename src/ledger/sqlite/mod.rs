@@ -2,7 +2,7 @@
 //!
 //! Durable as PostgreSQL is: a commit that was acknowledged is on the disk (`synchronous=FULL`). One connection writes, whole
 //! batches at a time; others read, and neither waits for the other. A lock keeps a second process out, so that nothing here
-//! has to be asked twice: the epoch is that of opening. A copy put in the file's place is not told from it (docs/OPERATIONS.md,
+//! has to be asked twice: the epoch is that of opening. A copy put in the file's place before it is opened is not told from it (docs/OPERATIONS.md,
 //! Backup and restore).
 //!
 //! `open` makes the file ready, `connection` lends connections, `statements` holds the hot SQL, `apply` is the one write transaction,
@@ -123,7 +123,12 @@ struct Shared {
 impl Shared {
     /// Cuts the log where it has become too long: readers that follow each other without a pause keep SQLite from beginning it anew.
     async fn bound_wal(&self) {
-        if self.file.wal_bytes() <= self.wal_bound.load(Ordering::Relaxed) {
+        let length = self.file.wal_bytes();
+        if length <= self.limits.wal_max {
+            self.wal_bound.store(self.limits.wal_max, Ordering::Relaxed);
+            return;
+        }
+        if length <= self.wal_bound.load(Ordering::Relaxed) {
             return;
         }
         let cut = self.writer.ask(|connection| connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")).await;

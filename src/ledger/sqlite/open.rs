@@ -3,6 +3,7 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use super::{
     super::{Epoch, MigrationReport},
     Limits, Purpose,
-    connection::{LockedFile, Role},
+    connection::{FileId, LockedFile, Role, url},
     schema::tollgate_ledger,
 };
 
@@ -59,6 +60,11 @@ pub enum Problem {
     /// An SQLite database without a ledger.
     #[error("is the SQLite database of another program: choose another file")]
     AnotherPrograms,
+    /// A name of its own would give it a lock and a log of its own.
+    #[error(
+        "has another name, a hard link, by which another process could open it: remove one of them, or copy it instead"
+    )]
+    Linked,
     /// Play money and real money never meet.
     #[error("was filled with {found}: it cannot be opened for {wanted}; choose another file")]
     WrongPurpose {
@@ -106,12 +112,14 @@ fn try_open(path: &Path, purpose: Purpose, limits: Limits) -> Result<Opened, Pro
     };
     // Before the file itself is touched: when a process closes a file, by whatever handle, it loses all its locks on it (POSIX),
     // those of SQLite's connections too.
-    let locked = lock(path)?;
-    check_content(locked.path())?;
+    let url = url(&path).ok_or(Problem::NotAFile)?;
+    let lock = lock(&path)?;
+    let id = check_content(&path)?;
+    let locked = LockedFile::new(path, url, id, lock);
     let mut writer = locked.connect(limits.busy).map_err(Problem::Unusable)?;
     check_owner(&mut writer)?;
     writer.batch_execute("PRAGMA journal_mode = WAL")?;
-    writer.batch_execute(Role::Writer.pragmas())?;
+    writer.batch_execute(&Role::Writer.pragmas(limits))?;
     let mode = text(&mut writer, "SELECT journal_mode AS text FROM pragma_journal_mode")?;
     if mode != "wal" {
         return Err(Problem::Unusable("its file system has no shared memory, which the write-ahead log needs".into()));
@@ -139,19 +147,23 @@ fn open_file(path: &Path) -> io::Result<File> {
 }
 
 /// Makes the file where it is not there; one that is must be empty or begin as SQLite's do.
-fn check_content(path: &Path) -> Result<(), Problem> {
+fn check_content(path: &Path) -> Result<FileId, Problem> {
+    // Before it is opened, which another process may have done by the other name.
+    if path.metadata().is_ok_and(|found| found.nlink() > 1) {
+        return Err(Problem::Linked);
+    }
     let mut head = Vec::with_capacity(MAGIC.len());
     open_file(path)?.take(16).read_to_end(&mut head)?;
-    if head.is_empty() || head == MAGIC { Ok(()) } else { Err(Problem::NotADatabase) }
+    if head.is_empty() || head == MAGIC { Ok(FileId::of(&path.metadata()?)) } else { Err(Problem::NotADatabase) }
 }
 
 /// The lock is on a file beside it, which stays: removing it would let two processes each lock a file of that name.
-fn lock(path: PathBuf) -> Result<LockedFile, Problem> {
-    let mut name = path.clone().into_os_string();
+fn lock(path: &Path) -> Result<File, Problem> {
+    let mut name = path.to_owned().into_os_string();
     name.push(".lock");
     let lock = open_file(Path::new(&name))?;
     match lock.try_lock() {
-        Ok(()) => LockedFile::new(path, lock).ok_or(Problem::NotAFile),
+        Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Problem::Locked(name.into())),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }

@@ -77,7 +77,7 @@ impl ScriptedLedger {
         self.books().faults.insert(EventId::parse(event).unwrap(), fault);
     }
 
-    /// From now on batches are taken and not decided.
+    /// From now on batches are taken and not decided, and reads find what there is and do not answer.
     pub(crate) fn close_gate(&self) {
         self.gate.send_replace(false);
     }
@@ -191,7 +191,9 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        Ok(self.books().states.get(&user).cloned().unwrap_or_else(Entitlement::none))
+        let found = self.books().states.get(&user).cloned().unwrap_or_else(Entitlement::none);
+        self.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
+        Ok(found)
     }
 
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
