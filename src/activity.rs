@@ -43,8 +43,8 @@ pub enum Step {
         event: String,
         /// The event's type.
         kind: String,
-        /// Which attempt this was, from 1.
-        attempt: u32,
+        /// Which attempt of this delivery it was, from 1; each copy and each press of a button is a delivery of its own.
+        attempt: usize,
         /// What it was answered with; 0 if there was no answer.
         status: u16,
         /// Whether the answer said that it was delivered before.
