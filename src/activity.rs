@@ -64,6 +64,13 @@ pub enum Step {
         /// The event's type.
         kind: String,
     },
+    /// An event is in the ledger, of a type that means nothing here.
+    EventUnhandled {
+        /// `evt_…`
+        event: String,
+        /// The event's type.
+        kind: String,
+    },
     /// An event is in the ledger and changed nothing, or waits there.
     EventNotApplied {
         /// `evt_…`
