@@ -43,8 +43,8 @@ pub enum Step {
         event: String,
         /// The event's type.
         kind: String,
-        /// Which attempt this was, from 1.
-        attempt: u32,
+        /// Which attempt of this delivery it was, from 1; each copy and each press of a button is a delivery of its own.
+        attempt: usize,
         /// What it was answered with; 0 if there was no answer.
         status: u16,
         /// Whether the answer said that it was delivered before.
@@ -59,6 +59,13 @@ pub enum Step {
     },
     /// An event is in the ledger and had its effect.
     EventApplied {
+        /// `evt_…`
+        event: String,
+        /// The event's type.
+        kind: String,
+    },
+    /// An event is in the ledger, of a type that means nothing here.
+    EventUnhandled {
         /// `evt_…`
         event: String,
         /// The event's type.

@@ -102,9 +102,14 @@ impl Tools {
                 return Ok(Outcome::Duplicate);
             }
         }
-        let event = change.cause.event().map(|event| event.id.clone());
+        let event = change.cause.event().map(|event| (event.id.clone(), event.kind.clone()));
         let committed = self.commit(Entry::Change(change)).await?;
-        let done = event.filter(|_| has_had_its_effect(committed.outcome));
+        if let Some((id, kind)) = &event
+            && committed.outcome == Outcome::Applied
+        {
+            self.activity.tell(Some(user), || Step::EventApplied { event: id.to_string(), kind: kind.clone() });
+        }
+        let done = event.map(|(id, _)| id).filter(|_| has_had_its_effect(committed.outcome));
         if let Some(entitlement) = &committed.entitlement {
             self.show(user, entitlement, &epoch, done.as_ref(), &mut budget).await;
         }

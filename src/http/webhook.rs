@@ -139,7 +139,10 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     })?;
     state.webhook_meters.taken(outcome);
     event.log(user, outcome);
-    state.activity.tell(user, || event.step(outcome));
+    // That it was applied has been told by who applied it, before readers could see it.
+    if outcome != Outcome::Applied {
+        state.activity.tell(user, || event.step(outcome));
+    }
     Ok(event.answer(outcome))
 }
 
@@ -207,6 +210,7 @@ impl Told {
         match outcome {
             Outcome::Duplicate | Outcome::DuplicateWaiting => Step::DuplicateSkipped { event },
             Outcome::Applied => Step::EventApplied { event, kind },
+            Outcome::Ignored(IgnoreReason::UnhandledType) => Step::EventUnhandled { event, kind },
             Outcome::Superseded => because(SUPERSEDED),
             Outcome::Ignored(reason) => because(reason.explanation()),
             Outcome::Parked(reason) => because(reason.explanation()),

@@ -53,6 +53,8 @@ struct Parcel {
     event: Event,
     url: String,
     secret: SecretString,
+    /// Which attempt of its delivery it is, from 1.
+    attempt: usize,
 }
 
 impl Courier {
@@ -112,25 +114,25 @@ impl Courier {
         };
         // If this is lost, the event is delivered once more.
         let ((), _kept_later) = self.shared.change(|state| {
-            tell(state, &parcel.event, answer.as_ref());
+            tell(state, &parcel, answer.as_ref());
             self.settle(state, &id, &endpoint, answer.is_some_and(|answer| answer.is_success()));
         });
         // A place is free, whatever was written.
         self.shared.changed.notify_one();
     }
 
-    /// What a delivery needs, and the number of its attempt taken.
+    /// What a delivery needs. The event is written once more, so that the receipt is about it.
     fn begin(&self, state: &mut State, id: &str) -> Option<(Parcel, String)> {
         let pending = state.pending.get(id)?;
         let endpoint = state.endpoints.get(&pending.endpoint)?.clone();
-        let mut event = state.events.get(&pending.event)?.clone();
+        let event = state.events.get(&pending.event)?.clone();
+        let attempt = pending.failed.saturating_add(1);
         if !endpoint.enabled {
             return None;
         }
         let (url, secret) = self.address(state, &endpoint)?;
-        event.attempts = event.attempts.saturating_add(1);
         state.put(event.clone());
-        Some((Parcel { event, url, secret }, endpoint.id))
+        Some((Parcel { event, url, secret, attempt }, endpoint.id))
     }
 
     fn address(&self, state: &State, endpoint: &Endpoint) -> Option<(String, SecretString)> {
@@ -186,19 +188,18 @@ impl Courier {
     /// touched: as at Stripe, a delivery by hand stops no retries.
     pub(super) async fn redeliver(&self, id: &str) -> Result<Delivery, SandboxError> {
         let (begun, receipt) = self.shared.change(|state| {
-            let mut event = state.events.get(id).ok_or(SandboxError::UnknownEvent)?.clone();
+            let event = state.events.get(id).ok_or(SandboxError::UnknownEvent)?.clone();
             let takes = |endpoint: &&Endpoint| endpoint.takes(&event.kind) && state.url(endpoint).is_some();
             let taker = state.endpoints.iter().filter(takes).min_by_key(|endpoint| endpoint.target.is_some());
             let no_taker = || SandboxError::Undelivered("no endpoint takes it".to_owned());
             let (url, secret) = taker.and_then(|taker| self.address(state, taker)).ok_or_else(no_taker)?;
-            event.attempts = event.attempts.saturating_add(1);
             state.put(event.clone());
-            Ok(Parcel { event, url, secret })
+            Ok(Parcel { event, url, secret, attempt: 1 })
         });
         let parcel = begun?;
         receipt.kept().await.map_err(|error| SandboxError::Undelivered(error.to_string()))?;
         let outcome = self.post(&parcel).await;
-        tell(&self.shared.look(), &parcel.event, outcome.as_ref().ok());
+        tell(&self.shared.look(), &parcel, outcome.as_ref().ok());
         outcome.map_err(|error| SandboxError::Undelivered(innermost(&error)))
     }
 }
@@ -269,11 +270,11 @@ fn drop_delivery(state: &mut State, id: &str) {
     }
 }
 
-fn tell(state: &State, event: &Event, answer: Option<&Delivery>) {
+fn tell(state: &State, Parcel { event, attempt, .. }: &Parcel, answer: Option<&Delivery>) {
     state.activity.tell(event.user(), || Step::EventDelivered {
         event: event.id.clone(),
         kind: event.kind.clone(),
-        attempt: event.attempts,
+        attempt: *attempt,
         status: answer.map_or(0, |answer| answer.status),
         idempotent: answer.is_some_and(|answer| is_idempotent(&answer.body)),
     });

@@ -16,6 +16,7 @@ mod cache;
 mod checkout;
 mod cli;
 mod demo;
+mod demo_page;
 mod duplicate_delivery;
 mod embedded;
 mod entitlement_read;

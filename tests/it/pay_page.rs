@@ -283,9 +283,7 @@ async fn every_state_is_legible_on_every_screen() {
         for id in ["open", "declined", "paid", "pending", "expired", "failed", "free"] {
             browser.goto(&stand.page(id)).await;
             browser.reads("no real money").await;
-            let faint = browser.client().execute(include_str!("pay_page/faint.js"), vec![]).await.expect("a list");
-            assert_eq!(faint, serde_json::json!([]), "{id} on {name}: text that is too faint");
-            browser.holds("document.documentElement.scrollWidth <= innerWidth").await;
+            browser.assert_legible(&format!("{id} on {name}")).await;
             browser.screenshot(&format!("pay-{id}-{name}")).await;
         }
         browser.assert_no_complaints().await;

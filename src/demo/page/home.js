@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { at, busy, button, element, isBusy, say } from "./dom.js";
 import { Strip } from "./strip.js";
-import { choose, chosen, made, makeUp, showName } from "./user.js";
+import { choose, chosen, keepPayPage, made, makeUp, showName } from "./user.js";
 import { day, price, terms } from "./words.js";
 
 let user;
@@ -131,8 +131,9 @@ async function buy(plan, order) {
   busy(order, true);
   show(at("buy-problem"), null);
   try {
-    const { url } = await client.buy(plan.level);
-    location.assign(url);
+    const session = await client.buy(plan.level);
+    keepPayPage(session);
+    location.assign(session.url);
   } catch (problem) {
     show(at("buy-problem"), problem);
     busy(order, false);

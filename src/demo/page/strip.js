@@ -11,17 +11,19 @@ const ROWS_MAX = 300;
 export class Strip {
   #root = at("strip");
   #list = this.#root.querySelector("[data-steps]");
-  #everyone = this.#root.querySelector("[data-everyone]");
+  #everything = this.#root.querySelector("[data-everything]");
   #userId;
   // Whose an event is: a duplicate is told without its user.
   #owners = new Map();
+  // Events that change nothing here: Stripe makes many of them.
+  #unhandled = new Set();
   #rows = [];
   #offered = new Set();
 
   /** `onStep` is called for each step of the user, and `true` if it is older than the page. */
   constructor(userId, onStep) {
     this.#userId = userId;
-    this.#everyone.addEventListener("change", () => this.#filter());
+    this.#everything.addEventListener("change", () => this.#filter());
     const begun = Date.now();
     watch({
       onStep: (step) => {
@@ -49,9 +51,13 @@ export class Strip {
   }
 
   #add(step) {
-    const learned = step.user && step.event && !this.#owners.has(step.event);
-    if (learned) {
+    const isNewOwner = step.user && step.event && !this.#owners.has(step.event);
+    if (isNewOwner) {
       this.#owners.set(step.event, step.user);
+    }
+    const isUnhandled = step.step === "eventUnhandled";
+    if (isUnhandled) {
+      this.#unhandled.add(step.event);
     }
     const row = { step, item: this.#item(step) };
     this.#rows.unshift(row);
@@ -59,7 +65,7 @@ export class Strip {
     for (const old of this.#rows.splice(ROWS_MAX)) {
       old.item.remove();
     }
-    if (learned) {
+    if (isNewOwner || isUnhandled) {
       this.#filter();
     } else {
       this.#reveal(row);
@@ -93,13 +99,15 @@ export class Strip {
   #clear() {
     this.#rows = [];
     this.#owners.clear();
+    this.#unhandled.clear();
     this.#offered.clear();
     this.#list.replaceChildren();
     this.#showWhetherEmpty();
   }
 
   #reveal({ step, item }) {
-    item.hidden = !this.#everyone.checked && this.#ownerOf(step) !== this.#userId;
+    const isNews = this.#ownerOf(step) === this.#userId && !this.#unhandled.has(step.event);
+    item.hidden = !isNews && !this.#everything.checked;
   }
 
   #filter() {

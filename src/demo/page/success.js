@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { at, say } from "./dom.js";
 import { Strip } from "./strip.js";
-import { chosen, showName } from "./user.js";
+import { chosen, payPage, showName } from "./user.js";
 import { day } from "./words.js";
 
 // Most steps come by the stream; asking is for when it is lost.
@@ -52,6 +52,7 @@ async function look() {
   // A higher level than the one that was bought hides it, and is as good.
   const isSeen = ranks.get(entitlement.entitlementLevel) >= ranks.get(bought);
   at("release").hidden = true;
+  at("pay-page").hidden = true;
   if (session.granted && isSeen) {
     isOver = true;
     stages({ back: "done", applied: "done", seen: "done" });
@@ -65,6 +66,7 @@ async function look() {
     tell(`${bought} is yours`, `It is in the ledger. Readers see ${entitlement.entitlementLevel} at this moment.`);
   } else if (state === "pending") {
     stages({ back: "done", applied: "waiting for money", seen: "later" });
+    showPayPage();
     tell("The bank transfer is on its way", `${bought} begins when the money arrives. That can take days, and this page may be closed.`);
   } else if (state === "expired") {
     end("This session has ended", "It was not paid, or the payment failed. Nothing was charged; the shop opens a new one.");
@@ -72,6 +74,13 @@ async function look() {
     stages({ back: "done", applied: "waiting", seen: "later" });
     waitForStripe(bought);
   }
+}
+
+/** In the sandbox the buyer decides whether the money arrives. */
+function showPayPage() {
+  const url = payPage(id);
+  at("pay-page").hidden = url === null;
+  at("pay-page").href = url ?? "";
 }
 
 /** The browser comes back before the webhook, now and then long before. */

@@ -1,4 +1,4 @@
-// Who is at the page. Kept in this browser: the service itself knows users by their tokens only.
+// What this browser keeps: who is at the page, since the service knows users by their tokens only, and where to pay.
 
 const CHOSEN = "tollgate-demo-user";
 const MADE = "tollgate-demo-users";
@@ -27,6 +27,13 @@ export function makeUp() {
   const user = { userId, name: `Guest ${userId.slice(0, 4)}` };
   localStorage.setItem(MADE, JSON.stringify([...made(), user]));
   return user;
+}
+
+/** Where a checkout session is paid, as long as this tab is open. */
+export const payPage = (session) => sessionStorage.getItem(session);
+
+export function keepPayPage({ sessionId, url }) {
+  sessionStorage.setItem(sessionId, url);
 }
 
 export function showName(user) {

@@ -17,6 +17,8 @@ export function sentence(step) {
       return { icon: "held", tone: "wait", text: `Held back: ${step.kind}`, id: step.event };
     case "eventApplied":
       return { icon: "applied", tone: "good", text: `Applied: ${step.kind} had its effect`, id: step.event };
+    case "eventUnhandled":
+      return { icon: "page", tone: "plain", text: `Noted: ${step.kind} changes nothing here`, id: step.event };
     case "eventNotApplied":
       return { icon: "waiting", tone: "wait", text: `Taken, nothing changed: ${step.why}`, id: step.event };
     case "duplicateSkipped":
@@ -29,14 +31,15 @@ export function sentence(step) {
 }
 
 function delivered({ kind, status, attempt, idempotent }) {
+  const which = attempt > 1 ? ` in attempt ${attempt}` : "";
   if (status === 0) {
-    return { icon: "failed", tone: "bad", text: `Stripe delivered ${kind}, got no answer in attempt ${attempt}, and will try again` };
+    return { icon: "failed", tone: "bad", text: `Stripe delivered ${kind}, got no answer${which}, and will try again` };
   }
   if (status < 200 || status > 299) {
-    return { icon: "failed", tone: "bad", text: `Stripe delivered ${kind} → ${status} in attempt ${attempt}, and will try again` };
+    return { icon: "failed", tone: "bad", text: `Stripe delivered ${kind} → ${status}${which}, and will try again` };
   }
-  const again = idempotent ? ", idempotent: true" : ` in attempt ${attempt}`;
-  return { icon: "delivered", tone: idempotent ? "twice" : "plain", text: `Stripe delivered ${kind} → ${status}${again}` };
+  const again = idempotent ? ", idempotent: true" : "";
+  return { icon: "delivered", tone: idempotent ? "twice" : "plain", text: `Stripe delivered ${kind} → ${status}${which}${again}` };
 }
 
 export function price(plan) {
@@ -61,7 +64,8 @@ export function terms(plan) {
     lines.push(plan.price?.interval ? `Renewed every ${plan.price.interval}` : "Renewed by itself");
   } else {
     const [, count, unit] = plan.lasts.match(/^(\d+)([a-z]+)$/);
-    lines.push(`Good for ${count} ${UNITS[unit]}${count === "1" ? "" : "s"}, paid once`);
+    const once = plan.price?.amount === 0 ? "" : ", paid once";
+    lines.push(`Good for ${count} ${UNITS[unit]}${count === "1" ? "" : "s"}${once}`);
   }
   if (plan.oncePerUser) {
     lines.push("Once for each user");

@@ -32,8 +32,6 @@ pub(in crate::sandbox) struct Event {
     pub(in crate::sandbox) endpoints: usize,
     /// Deliveries that have not been answered 2xx, those given up among them.
     pub(in crate::sandbox) undelivered: usize,
-    /// Attempts so far, of all deliveries together.
-    pub(in crate::sandbox) attempts: u32,
 }
 
 impl Event {
@@ -49,7 +47,6 @@ impl Event {
             user: None,
             endpoints: 0,
             undelivered: 0,
-            attempts: 0,
         }
     }
 

@@ -42,6 +42,9 @@ for (const form of document.forms) {
   });
 }
 
+// The answer to a form becomes a page like any other: who comes back to it is not asked to send the form again.
+history.replaceState(null, "");
+
 // A page from the browser's memory shows how the payment stood; ask how it stands.
 addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    actions::{InputSource, KeyAction, KeyActions},
+    elements::Element,
+    key::Key,
+};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value, json};
 
@@ -180,14 +185,40 @@ impl Browser {
         .await;
     }
 
-    /// Shows pages on another screen from now on.
+    /// What an expression is on the page.
+    pub(crate) async fn evaluate(&self, expression: &str) -> Value {
+        let value = self.client.execute(&format!("return {expression}"), vec![]).await;
+        value.unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// Presses a key, wherever the focus is.
+    pub(crate) async fn press(&self, key: Key) {
+        self.type_keys(&char::from(key).to_string()).await;
+    }
+
+    /// Types, wherever the focus is.
+    pub(crate) async fn type_keys(&self, keys: &str) {
+        let keyboard = KeyActions::new("keyboard".into());
+        let keys = keys.chars().flat_map(|value| [KeyAction::Down { value }, KeyAction::Up { value }]);
+        self.client.perform_actions(keys.fold(keyboard, KeyActions::then)).await.expect("a keyboard");
+    }
+
+    /// Asserts that every text stands out from its ground, and that nothing is wider than the screen.
+    pub(crate) async fn assert_legible(&self, page: &str) {
+        let faint = self.client.execute(include_str!("faint.js"), vec![]).await.expect("a list");
+        assert_eq!(faint, json!([]), "{page}: text that is too faint");
+        self.holds("document.documentElement.scrollWidth <= innerWidth").await;
+    }
+
+    /// Shows pages on another screen from now on. Nothing moves there: a picture shows how things end.
     pub(crate) async fn show_on(&self, screen: &Screen) {
         let Screen { width, height, is_dark, is_phone } = *screen;
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 2, "mobile": is_phone });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
         let scheme = if is_dark { "dark" } else { "light" };
-        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        self.devtools("Emulation.setEmulatedMedia", features).await;
+        let features = [("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce")]
+            .map(|(name, value)| json!({ "name": name, "value": value }));
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
 
     /// Calls the browser's DevTools, for what WebDriver has no word for.

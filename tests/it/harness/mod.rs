@@ -3,7 +3,7 @@
 pub(crate) mod browser;
 pub(crate) mod event;
 pub(crate) mod ledger;
-mod ports;
+pub(crate) mod ports;
 mod postgres;
 mod programs;
 mod redis;
