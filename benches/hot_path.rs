@@ -28,13 +28,14 @@ use tollgate::{
     cache::{Cache, RedisCache, RedisSettings},
     config::catalogue,
     domain::{
-        change::{Cause, Change, Effect},
+        change::{Cause, Change, Effect, Owner, Subject},
         entitlement::{Entitlement, fold},
         event::{EventRecord, Outcome},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
         plan::Catalogue,
+        subscription::Snapshots,
     },
     intake::{
         Interpreter, Meaning,
@@ -141,6 +142,7 @@ fn grant(index: i64, now: DateTime<Utc>) -> Grant {
         session: Some(SessionId::parse(&id).unwrap()),
         payment_intent: None,
         customer: None,
+        snapshots: Snapshots::default(),
     }
 }
 
@@ -258,7 +260,7 @@ fn change(user: UserId) -> Change {
         object_hash: [0; 32],
         payload: Bytes::from_static(BODY.as_bytes()),
     };
-    Change { user, cause: Cause::Delivery(record), effect: Effect::Purchase(grant(1, now)) }
+    Change { user, found_by: None, cause: Cause::Delivery(record), effect: Effect::Purchase(grant(1, now)) }
 }
 
 fn committed() -> Committed {
@@ -328,6 +330,10 @@ impl Ledger for NoLedger {
 
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
+        Ok(Owner::Nobody)
     }
 
     async fn changed_between(

@@ -20,6 +20,9 @@ pub enum ApplyError {
     /// Something of ours broke on the way.
     #[error("a fault on our side")]
     Panicked,
+    /// What it is about belongs to somebody else by now; nothing happened.
+    #[error("the owner has changed")]
+    OwnerChanged,
     /// The ledger refused the change; nothing happened.
     #[error("the ledger refused the change")]
     Refused,
@@ -31,6 +34,7 @@ impl From<LedgerError> for ApplyError {
             LedgerError::Unavailable(_) | LedgerError::Contended => Self::Unavailable,
             LedgerError::InDoubt => Self::InDoubt,
             LedgerError::Panicked => Self::Panicked,
+            LedgerError::OwnerChanged => Self::OwnerChanged,
             LedgerError::Refused { .. } => Self::Refused,
         }
     }

@@ -38,11 +38,11 @@ use crate::{
     activity::Activity,
     cache::Cache,
     domain::{
-        change::Change,
-        event::Outcome,
+        change::{Cause, Change, Owner, Unowned},
+        event::{Outcome, ParkReason},
         id::{EventId, UserId},
     },
-    ledger::{Entry, Ledger, Note},
+    ledger::{Entry, Ledger, Note, Verdict},
 };
 
 /// How much, how many, how long.
@@ -159,6 +159,39 @@ impl Entitlements {
         })
         .await
         .unwrap_or(Err(ApplyError::TimedOut))
+    }
+
+    /// Applies a change whose event names no user: finds the owner, and applies it as the owner's. The ledger reads the owner again
+    /// under the user's lock; where that is another one by then, it begins anew. Gives the user with the outcome.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the change may be sent again, always.
+    pub async fn apply_unowned(&self, unowned: Unowned) -> Result<(Option<UserId>, Outcome), ApplyError> {
+        const TRIES: u32 = 3;
+        let Unowned { subject, cause, effect } = unowned;
+        for _ in 0..TRIES {
+            let reason = match self.inner.tools.ledger.owner(&subject).await? {
+                Owner::User(user) => {
+                    let found_by = Some(subject.clone());
+                    let change = Change { user, found_by, cause: cause.clone(), effect: effect.clone() };
+                    match self.apply(change).await {
+                        Err(ApplyError::OwnerChanged) => continue,
+                        result => return result.map(|outcome| (Some(user), outcome)),
+                    }
+                }
+                Owner::Nobody => ParkReason::UnknownOwner,
+                Owner::Several => ParkReason::SeveralOwners,
+            };
+            return match cause {
+                Cause::Delivery(event) => {
+                    let note = Note { event, verdict: Verdict::Parked(reason), user: None };
+                    self.record(note).await.map(|outcome| (None, outcome))
+                }
+                // It is parked already. Recorded once more it would be due at once, and so for ever.
+                Cause::Retry(_) | Cause::Time => Ok((None, Outcome::Parked(reason))),
+            };
+        }
+        Err(ApplyError::OwnerChanged)
     }
 
     /// Records an event that changes nothing. No actor: there is nothing to put in order.

@@ -52,7 +52,7 @@ impl From<LedgerError> for CheckoutError {
                 tracing::warn!(error = %error, "checkout without a ledger");
                 Self::Unavailable
             }
-            LedgerError::Refused { .. } | LedgerError::Panicked => {
+            LedgerError::Refused { .. } | LedgerError::Panicked | LedgerError::OwnerChanged => {
                 tracing::error!(error = %error, "checkout refused by the ledger");
                 Self::Internal
             }

@@ -282,7 +282,8 @@ fn is_entitled(grants: &[Grant], plan: &Plan, now: DateTime<Utc>) -> bool {
 /// `bought` is what is known of the purchase made in the session, if anything is.
 fn state(session: &SessionRecord, bought: Option<GrantStatus>, now: DateTime<Utc>) -> SessionState {
     match bought {
-        Some(GrantStatus::Active) => SessionState::Complete,
+        // Suspended: the subscription was bought, whatever became of it.
+        Some(GrantStatus::Active | GrantStatus::Suspended) => SessionState::Complete,
         Some(GrantStatus::Pending) => SessionState::Pending,
         Some(GrantStatus::Revoked) => SessionState::Expired,
         None if session.expired || session.expires_at <= now => SessionState::Expired,

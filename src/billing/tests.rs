@@ -17,7 +17,13 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    domain::{entitlement::Entitlement, grant::Source, plan},
+    domain::{
+        change::{Owner, Subject},
+        entitlement::Entitlement,
+        grant::Source,
+        plan,
+        subscription::Snapshots,
+    },
     ledger::{ChangedState, Epoch, Instance, KeyClaim, Lane, LedgerError, ParkedEvent},
 };
 
@@ -54,6 +60,9 @@ impl Ledger for MemoryLedger {
     }
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
         Ok(self.grants.lock().unwrap().clone())
+    }
+    async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
+        unreachable()
     }
     async fn changed_between(
         &self,
@@ -193,6 +202,7 @@ fn grant(level: &str, kind: SourceKind, status: GrantStatus, period_end: DateTim
         session: SessionId::parse("cs_test_1").ok(),
         payment_intent: None,
         customer: None,
+        snapshots: Snapshots::default(),
     }
 }
 

@@ -6,14 +6,14 @@ use super::{
     entitlement::{Entitlement, fold},
     event::EventRecord,
     grant::Grant,
-    id::{SessionId, UserId},
+    id::{CustomerId, SessionId, SubscriptionId, UserId},
     plan::Catalogue,
 };
 
 /// What a change does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// A report about a purchase: joined with what is known of it.
+    /// A report about a purchase or a subscription: joined with what is known of it.
     Purchase(Grant),
     /// A Checkout Session ended unpaid. Takes and gives nothing.
     SessionExpired(SessionId),
@@ -46,11 +46,60 @@ impl Cause {
     }
 }
 
+/// What an event is about that names no user: by this its owner is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The subscription: whoever has its grant.
+    pub subscription: SubscriptionId,
+    /// The customer, if the subscription is nobody's yet: the one user that bought anything as this customer.
+    pub customer: Option<CustomerId>,
+}
+
+/// Whose a subject is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Nothing of it is known (yet).
+    Nobody,
+    /// One user's.
+    User(UserId),
+    /// Users share the customer.
+    Several,
+}
+
+impl Owner {
+    /// Of the users that are known, each with whether it is by the subscription, by which alone it is certain.
+    pub fn of(users: impl IntoIterator<Item = (bool, UserId)>) -> Self {
+        let mut by_customer = Self::Nobody;
+        for (is_certain, user) in users {
+            match by_customer {
+                _ if is_certain => return Self::User(user),
+                Self::Nobody => by_customer = Self::User(user),
+                Self::User(other) if other == user => {}
+                Self::User(_) | Self::Several => by_customer = Self::Several,
+            }
+        }
+        by_customer
+    }
+}
+
+/// Something that happened to a user whom the event does not name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unowned {
+    /// By what the user is found.
+    pub subject: Subject,
+    /// What made it happen.
+    pub cause: Cause,
+    /// What it does.
+    pub effect: Effect,
+}
+
 /// One thing that happened to one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Whose grants change.
     pub user: UserId,
+    /// By what the user was found, if the event names none: must still hold when the change is applied.
+    pub found_by: Option<Subject>,
     /// What made it happen.
     pub cause: Cause,
     /// What it does.

@@ -51,5 +51,5 @@ fn is_first_of_its_level(grant: &Grant, grants: &[Grant]) -> bool {
     grants
         .iter()
         .filter(|other| other.level == grant.level && other.status == GrantStatus::Active)
-        .all(|other| (grant.reported_at, &grant.source) <= (other.reported_at, &other.source))
+        .all(|other| (grant.began_at(), &grant.source) <= (other.began_at(), &other.source))
 }

@@ -42,17 +42,23 @@ pub enum ParkReason {
     UnknownUser,
     /// The catalogue has no such level.
     UnknownLevel,
-    /// A `mode` or `payment_status` that did not exist when this was written.
+    /// A `mode`, `payment_status` or `status` that did not exist when this was written.
     UnknownStatus,
-    /// A subscription checkout without a subscription, or a malformed id.
+    /// A subscription checkout without a subscription, a subscription without its period, or a malformed id.
     IncompleteObject,
     /// Another user already holds the grant of this session or subscription.
     ForeignSource,
+    /// No plan of the catalogue sells what is subscribed to.
+    UnknownPrice,
+    /// Names no user, and nothing of its subscription or customer is known (yet).
+    UnknownOwner,
+    /// Names no user, and several users are the same customer.
+    SeveralOwners,
 }
 
 impl ParkReason {
     /// All of them, for reading the ledger and for tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::MissingMetadata,
         Self::InvalidUser,
         Self::UserMismatch,
@@ -61,6 +67,9 @@ impl ParkReason {
         Self::UnknownStatus,
         Self::IncompleteObject,
         Self::ForeignSource,
+        Self::UnknownPrice,
+        Self::UnknownOwner,
+        Self::SeveralOwners,
     ];
 
     /// The word kept in the ledger and in metrics.
@@ -75,6 +84,9 @@ impl ParkReason {
             Self::UnknownStatus => "unknown_status",
             Self::IncompleteObject => "incomplete_object",
             Self::ForeignSource => "foreign_source",
+            Self::UnknownPrice => "unknown_price",
+            Self::UnknownOwner => "unknown_owner",
+            Self::SeveralOwners => "several_owners",
         }
     }
 
@@ -89,9 +101,14 @@ impl ParkReason {
             Self::UserMismatch => "parked: client_reference_id and metadata.userId name different users",
             Self::UnknownUser => "parked: the user does not exist yet; it is applied when the user appears",
             Self::UnknownLevel => "parked: metadata.entitlementLevel is not in the catalogue",
-            Self::UnknownStatus => "parked: mode or payment_status is not one that this version knows",
+            Self::UnknownStatus => "parked: a mode or status is not one that this version knows",
             Self::IncompleteObject => "parked: an id that the object must have is missing or malformed",
             Self::ForeignSource => "parked: the session or subscription already belongs to another user",
+            Self::UnknownPrice => "parked: no plan of the catalogue has the subscription's price",
+            Self::UnknownOwner => {
+                "parked: metadata.userId is missing, and nobody is known to have this subscription or customer"
+            }
+            Self::SeveralOwners => "parked: metadata.userId is missing, and several users are this customer",
         }
     }
 }

@@ -5,8 +5,9 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{
-    id::{CustomerId, EventId, PaymentIntentId, SessionId},
+    id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId},
     level::Level,
+    subscription::{Snapshot, Snapshots},
 };
 
 /// Where a grant comes from. With [`Source::id`] it is the business key: one row per purchase, however many events tell of it.
@@ -47,6 +48,15 @@ pub struct Source {
     pub id: Arc<str>,
 }
 
+impl Source {
+    /// The reverse of `Display`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, id) = text.split_once(':')?;
+        Some(Self { kind: SourceKind::from_word(kind)?, id: id.into() })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.kind.as_str(), self.id)
@@ -58,8 +68,10 @@ impl fmt::Display for Source {
 pub enum GrantStatus {
     /// Bought with a delayed payment method, not paid yet.
     Pending,
+    /// A subscription that gives nothing for the time being. No session ever says so.
+    Suspended,
     /// The delayed payment failed. Weaker than `Active`: a report that money arrived is never undone by one that it did not;
-    /// taking money back is what refunds and disputes are for.
+    /// taking money back is what refunds and disputes are for. Or the subscription has ended.
     Revoked,
     /// Paid.
     Active,
@@ -71,6 +83,7 @@ impl GrantStatus {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
+            Self::Suspended => "suspended",
             Self::Revoked => "revoked",
             Self::Active => "active",
         }
@@ -79,11 +92,11 @@ impl GrantStatus {
     /// The reverse of [`as_str`](Self::as_str).
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Pending, Self::Revoked, Self::Active].into_iter().find(|status| status.as_str() == word)
+        [Self::Pending, Self::Suspended, Self::Revoked, Self::Active].into_iter().find(|status| status.as_str() == word)
     }
 }
 
-/// One reason why a user may have a level.
+/// One reason why a user may have a level. Where there are snapshots of a subscription, they alone decide level, status and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The business key.
@@ -96,7 +109,8 @@ pub struct Grant {
     pub period_end: DateTime<Utc>,
     /// Stripe's time of the event this report was taken from.
     pub reported_at: DateTime<Utc>,
-    /// The event this report was taken from; none for rows older than Tollgate.
+    /// The checkout's event this report was taken from; none for rows older than Tollgate, and where no checkout was seen. Where a
+    /// subscription is known, it is the first by id of those seen since, which nothing rests on.
     pub event: Option<EventId>,
     /// The session it was bought in.
     pub session: Option<SessionId>,
@@ -104,9 +118,46 @@ pub struct Grant {
     pub payment_intent: Option<PaymentIntentId>,
     /// The customer, where Stripe made one.
     pub customer: Option<CustomerId>,
+    /// What the events of a subscription said.
+    pub snapshots: Snapshots,
 }
 
 impl Grant {
+    /// What an event of a subscription's own says.
+    #[must_use]
+    pub fn of_subscription(id: &SubscriptionId, customer: Option<CustomerId>, snapshot: Snapshot) -> Self {
+        let mut grant = Self {
+            source: Source { kind: SourceKind::Subscription, id: id.as_str().into() },
+            level: Level::free(),
+            status: GrantStatus::Pending,
+            period_end: snapshot.ends_at,
+            reported_at: snapshot.created,
+            event: None,
+            session: None,
+            payment_intent: None,
+            customer,
+            snapshots: snapshot.into(),
+        };
+        grant.settle();
+        grant
+    }
+
+    /// Takes level, status and times from the snapshot that holds, if there is one.
+    pub fn settle(&mut self) {
+        if let Some(latest) = self.snapshots.latest() {
+            let (level, status) = (latest.level.clone().unwrap_or_else(Level::free), latest.grant_status());
+            let (period_end, reported_at) = (latest.ends_at, latest.created);
+            (self.level, self.status) = (level, status);
+            (self.period_end, self.reported_at) = (period_end, reported_at);
+        }
+    }
+
+    /// Since when it counts, by Stripe's times: a subscription from its beginning, however new its last snapshot.
+    #[must_use]
+    pub fn began_at(&self) -> DateTime<Utc> {
+        self.snapshots.latest().map_or(self.reported_at, |latest| latest.started_at)
+    }
+
     /// Whether the level may be used at `now`.
     #[must_use]
     pub fn is_live(&self, now: DateTime<Utc>) -> bool {
@@ -116,15 +167,31 @@ impl Grant {
     /// Joins another report of the same purchase: the more certain status holds, of equal ones the earlier report (the first
     /// event that shows the session paid gives the time access counts from), then the smaller event id.
     ///
+    /// What a subscription's own events say replaces what its checkout said, whichever came first; of the checkout remain the links.
+    ///
     /// Choosing the greatest of a total order is associative, commutative and idempotent: reports may arrive in any order, any
     /// number of times. Returns whether anything changed.
     pub fn join(&mut self, other: &Self) -> bool {
         debug_assert_eq!(self.source, other.source, "only reports of one purchase can be joined");
+        if !self.snapshots.is_empty() || !other.snapshots.is_empty() {
+            return self.join_snapshots(other);
+        }
         if other.certainty(self) == Ordering::Greater {
             *self = other.clone();
             return true;
         }
         false
+    }
+
+    fn join_snapshots(&mut self, other: &Self) -> bool {
+        let before = self.clone();
+        self.snapshots.join(&other.snapshots);
+        self.settle();
+        self.event = [self.event.take(), other.event.clone()].into_iter().flatten().min();
+        self.session = self.session.take().max(other.session.clone());
+        self.payment_intent = self.payment_intent.take().max(other.payment_intent.clone());
+        self.customer = self.customer.take().max(other.customer.clone());
+        *self != before
     }
 
     fn certainty(&self, other: &Self) -> Ordering {

@@ -10,6 +10,7 @@ pub mod grant;
 pub mod id;
 pub mod level;
 pub mod plan;
+pub mod subscription;
 
 #[cfg(test)]
 mod tests;

@@ -10,9 +10,10 @@ use super::{
     id::{EventId, SessionId},
     level::Level,
     plan::{Mode, tests::catalogue},
+    subscription::Snapshots,
 };
 
-fn time(seconds: i64) -> DateTime<Utc> {
+pub(super) fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
 }
 
@@ -29,11 +30,12 @@ fn report(event: &str, session: &str, level: &str, status: GrantStatus, created:
         session: Some(SessionId::parse(session).unwrap()),
         payment_intent: None,
         customer: None,
+        snapshots: Snapshots::default(),
     })
 }
 
 /// All orders of a script, by Heap's method.
-fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+pub(super) fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
     fn walk<T: Clone>(k: usize, items: &mut Vec<T>, out: &mut Vec<Vec<T>>) {
         if k <= 1 {
             out.push(items.clone());

@@ -198,9 +198,11 @@ impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         match error {
             // Stripe sends it again, and the event's id keeps it from counting twice.
-            ApplyError::Busy | ApplyError::Unavailable | ApplyError::InDoubt | ApplyError::TimedOut => {
-                Self::Unavailable
-            }
+            ApplyError::Busy
+            | ApplyError::Unavailable
+            | ApplyError::OwnerChanged
+            | ApplyError::InDoubt
+            | ApplyError::TimedOut => Self::Unavailable,
             ApplyError::Panicked | ApplyError::Refused => Self::Internal,
         }
     }

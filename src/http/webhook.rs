@@ -131,6 +131,10 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     let event = meaning.event().map(Told::of).ok_or(ApiError::Internal)?;
     let (user, outcome) = match meaning {
         Meaning::Change(change) => (Some(change.user), state.entitlements.apply(change).await),
+        Meaning::Unowned(unowned) => match state.entitlements.apply_unowned(unowned).await {
+            Ok((user, outcome)) => (user, Ok(outcome)),
+            Err(error) => (None, Err(error)),
+        },
         Meaning::Note(note) => (note.user, state.entitlements.record(note).await),
     };
     let outcome = outcome.map_err(|error| {

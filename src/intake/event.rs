@@ -1,8 +1,10 @@
-//! Stripe's JSON, as far as it is read: the only file that knows the names of its fields.
+//! Stripe's JSON, as far as it is read: only this file and those below it know the names of its fields.
 //!
 //! What Stripe may add at any time (fields, values of enums, expanded objects) never fails here; what makes a body no event at
 //! all does. Strings are borrowed from the body unless they hold escapes. `data.object` is kept as its raw text: it is hashed, and
 //! parsed a second time only where its meaning is asked for.
+
+pub(super) mod subscription;
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -123,12 +125,14 @@ struct Wire<'a> {
 struct Data<'a> {
     #[serde(borrow)]
     object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    previous_attributes: Option<&'a RawValue>,
 }
 
 /// What an event carries.
 pub(super) enum Content<'a> {
-    /// The text of `data.object`.
-    Snapshot(&'a str),
+    /// The text of `data.object`, and that of `data.previous_attributes` if the event is an update.
+    Snapshot(&'a str, Option<&'a str>),
     /// Nothing.
     Thin,
 }
@@ -163,8 +167,11 @@ impl<'a> Event<'a> {
         let (created, content, hashed) = match wire.object.as_ref().map(Text::as_str) {
             Some(SNAPSHOT) => {
                 let created = wire.created.and_then(|raw| unix_time(raw.get().parse().ok()?));
-                let object = wire.data.and_then(|Object(data)| data.object).ok_or(field("data.object", "there"))?.get();
-                (created, Content::Snapshot(object), object)
+                let Some(Object(Data { object: Some(object), previous_attributes })) = wire.data else {
+                    return Err(field("data.object", "there"));
+                };
+                let object = object.get();
+                (created, Content::Snapshot(object, previous_attributes.map(RawValue::get)), object)
             }
             Some(THIN) => {
                 let created = wire.created.and_then(rfc3339).or_else(|| unix_time(signed_at?));

@@ -1,6 +1,8 @@
 //! What an event means for a user. Decided by its bytes, the catalogue and the mode alone: no clock, nothing looked up, so that
 //! the same bytes mean the same whenever they are read.
 
+mod subscription;
+
 use bytes::Bytes;
 
 use super::{
@@ -8,12 +10,13 @@ use super::{
     signature::VerifiedPayload,
 };
 use crate::domain::{
-    change::{Cause, Change, Effect},
+    change::{Cause, Change, Effect, Unowned},
     event::{EventRecord, IgnoreReason, Note, ParkReason, Verdict},
     grant::{Grant, GrantStatus, Source, SourceKind},
     id::{CustomerId, PaymentIntentId, SessionId, SubscriptionId, UserId},
     level::Level,
     plan::{Catalogue, Mode, Plan},
+    subscription::Snapshots,
 };
 
 /// What is to be done about an event.
@@ -21,6 +24,8 @@ use crate::domain::{
 pub enum Meaning {
     /// It changes what a user may do. Its cause is always the event.
     Change(Change),
+    /// It changes what somebody may do whom it does not name. Its cause is always the event.
+    Unowned(Unowned),
     /// It changes nothing and is recorded.
     Note(Note),
 }
@@ -31,6 +36,7 @@ impl Meaning {
     pub const fn event(&self) -> Option<&EventRecord> {
         match self {
             Self::Change(change) => change.cause.event(),
+            Self::Unowned(unowned) => unowned.cause.event(),
             Self::Note(note) => Some(&note.event),
         }
     }
@@ -61,6 +67,8 @@ enum Occasion {
     PaymentSucceeded,
     PaymentFailed,
     Expired,
+    /// Whatever happened to it: the event carries the whole subscription.
+    Subscription,
 }
 
 impl Occasion {
@@ -70,6 +78,14 @@ impl Occasion {
             "checkout.session.async_payment_succeeded" => Some(Self::PaymentSucceeded),
             "checkout.session.async_payment_failed" => Some(Self::PaymentFailed),
             "checkout.session.expired" => Some(Self::Expired),
+            "customer.subscription.created"
+            | "customer.subscription.updated"
+            | "customer.subscription.deleted"
+            | "customer.subscription.paused"
+            | "customer.subscription.resumed"
+            | "customer.subscription.pending_update_applied"
+            | "customer.subscription.pending_update_expired"
+            | "customer.subscription.trial_will_end" => Some(Self::Subscription),
             _ => None,
         }
     }
@@ -123,34 +139,45 @@ impl Interpreter {
 
     fn interpret(&self, event: Event<'_>, cause: impl FnOnce(EventRecord) -> Cause) -> Meaning {
         let relevance = self.relevance(&event);
-        let mut record = event.into_record();
-        let (occasion, object) = match relevance {
+        let record = event.into_record();
+        let (occasion, object, previous) = match relevance {
             Ok(found) => found,
             Err(reason) => return Meaning::Note(Note { event: record, verdict: ignored(reason), user: None }),
         };
-        let Some(session) = Session::parse(object) else {
-            let verdict = parked(ParkReason::IncompleteObject);
-            return Meaning::Note(Note { event: record, verdict, user: None });
-        };
+        match occasion {
+            Occasion::Subscription => self.of_subscription(object, previous, record, cause),
+            _ => self.of_session(occasion, object, record, cause),
+        }
+    }
+
+    fn of_session(
+        &self,
+        occasion: Occasion,
+        object: &str,
+        mut record: EventRecord,
+        cause: impl FnOnce(EventRecord) -> Cause,
+    ) -> Meaning {
+        let Some(session) = Session::parse(object) else { return unreadable(record) };
         let user = session.user_id().and_then(|id| UserId::parse(id).ok());
         let id = said(session.id.as_ref()).and_then(|id| SessionId::parse(id).ok());
         record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
         match self.session(occasion, &session, id, &record) {
-            Ok((user, effect)) => Meaning::Change(Change { user, cause: cause(record), effect }),
+            Ok((user, effect)) => Meaning::Change(Change { user, found_by: None, cause: cause(record), effect }),
             Err(verdict) => Meaning::Note(Note { event: record, verdict, user }),
         }
     }
 
     /// Whether an event can mean anything here, told by its envelope.
-    fn relevance<'a>(&self, event: &Event<'a>) -> Result<(Occasion, &'a str), IgnoreReason> {
-        let Content::Snapshot(object) = event.content else { return Err(IgnoreReason::ThinEvent) };
+    fn relevance<'a>(&self, event: &Event<'a>) -> Result<(Occasion, &'a str, Option<&'a str>), IgnoreReason> {
+        let Content::Snapshot(object, previous) = event.content else { return Err(IgnoreReason::ThinEvent) };
         if event.is_connected {
             return Err(IgnoreReason::ConnectedAccount);
         }
         if self.livemode.is_some_and(|livemode| event.record.livemode != livemode) {
             return Err(IgnoreReason::LivemodeMismatch);
         }
-        Occasion::of(&event.record.kind).map(|occasion| (occasion, object)).ok_or(IgnoreReason::UnhandledType)
+        let occasion = Occasion::of(&event.record.kind).ok_or(IgnoreReason::UnhandledType)?;
+        Ok((occasion, object, previous))
     }
 
     /// Whose session it is and what happened to it.
@@ -195,6 +222,7 @@ impl Interpreter {
                 payment_intent,
                 // Only for people to look at; old accounts have customers with ids of their own making.
                 customer: session.customer.as_ref().and_then(|reference| CustomerId::parse(&reference.id()?).ok()),
+                snapshots: Snapshots::default(),
             }),
         ))
     }
@@ -212,6 +240,11 @@ impl Interpreter {
         let plan = Level::parse(level).ok().and_then(|level| self.catalogue.plan(&level));
         Ok((user, plan.ok_or(parked(ParkReason::UnknownLevel))?))
     }
+}
+
+/// Not what its type says.
+fn unreadable(event: EventRecord) -> Meaning {
+    Meaning::Note(Note { event, verdict: parked(ParkReason::IncompleteObject), user: None })
 }
 
 /// A session that ended unpaid gives and takes nothing: where it names no user or has no id, there is nobody to tell and nothing

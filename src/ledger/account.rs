@@ -7,15 +7,16 @@ use super::{KeyClaim, LedgerError, SessionRecord};
 use crate::domain::{
     change::Account,
     entitlement::{Entitlement, fold},
-    grant::{Grant, GrantStatus, Source, SourceKind},
+    grant::{Grant, GrantStatus, Source},
     id::{CustomerId, EventId, PaymentIntentId, SessionId},
     level::Level,
     plan::{Catalogue, Interval},
+    subscription::Snapshots,
 };
 
 /// One row per grant of a user, or one without: the user's place (from 1), the database's clock, whether `users` has the user;
-/// level, end and version of the state; the grant's source, level, status, end, time of report, event, session, payment and
-/// customer.
+/// level, end and version of the state; the grant's source (kind and id), level, status, end, time of report, event, session,
+/// payment, customer and snapshots.
 pub(super) type AccountRow = (
     i64,
     DateTime<Utc>,
@@ -26,9 +27,9 @@ pub(super) type AccountRow = (
     Option<String>,
     Option<String>,
     Option<String>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
     Option<String>,
-    Option<DateTime<Utc>>,
-    Option<DateTime<Utc>>,
     Option<String>,
     Option<String>,
     Option<String>,
@@ -71,36 +72,32 @@ impl Loaded {
 pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
     let mut loaded: Vec<Loaded> = std::iter::repeat_with(Loaded::default).take(users).collect();
     for row in rows {
-        let (
-            place,
-            now,
-            exists,
-            level,
-            expires_at,
-            version,
-            kind,
-            id,
-            grant_level,
-            status,
-            period_end,
-            reported_at,
-            ..,
-        ) = &row;
+        let (place, now, exists, level, expires_at, version, source, grant_level, status, period_end, reported_at, ..) =
+            &row;
         let Some(user) = usize::try_from(*place - 1).ok().and_then(|place| loaded.get_mut(place)) else { continue };
         user.exists = *exists;
         user.now = *now;
         if let (Some(level), Some(version)) = (level, version) {
             user.account.entitlement = entitlement(level, *expires_at, *version);
         }
-        if let (Some(kind), Some(id), Some(level), Some(status), Some(period_end), Some(reported_at)) =
-            (kind, id, grant_level, status, period_end, reported_at)
-            && let Some(mut grant) = grant(kind, id, level, status, *period_end, *reported_at)
+        if let (Some(source), Some(level), Some(status), Some(period_end), Some(reported_at)) =
+            (source, grant_level, status, period_end, reported_at)
+            && let Some(mut grant) = grant(source, level, status, *period_end, *reported_at)
         {
-            let (.., event, session, payment_intent, customer) = row;
+            let (.., event, session, payment_intent, customer, snapshots) = row;
             grant.event = event.and_then(|id| EventId::parse(&id).ok());
             grant.session = session.and_then(|id| SessionId::parse(&id).ok());
             grant.payment_intent = payment_intent.and_then(|id| PaymentIntentId::parse(&id).ok());
             grant.customer = customer.and_then(|id| CustomerId::parse(&id).ok());
+            if let Some(snapshots) = snapshots {
+                // A grant that cannot be read is none, never what its columns happen to say.
+                let Ok(snapshots) = serde_json::from_str(&snapshots) else {
+                    tracing::error!(source = %grant.source, "a subscription's snapshots cannot be read: its grant is left out");
+                    continue;
+                };
+                grant.snapshots = snapshots;
+                grant.settle();
+            }
             user.account.grants.push(grant);
         }
     }
@@ -117,15 +114,14 @@ pub(super) fn entitlement(level: &str, expires_at: Option<DateTime<Utc>>, versio
 }
 
 fn grant(
-    kind: &str,
-    id: &str,
+    source: &str,
     level: &str,
     status: &str,
     period_end: DateTime<Utc>,
     reported_at: DateTime<Utc>,
 ) -> Option<Grant> {
     Some(Grant {
-        source: Source { kind: SourceKind::from_word(kind)?, id: id.into() },
+        source: Source::parse(source)?,
         level: Level::parse(level).ok()?,
         status: GrantStatus::from_word(status)?,
         period_end,
@@ -134,7 +130,17 @@ fn grant(
         session: None,
         payment_intent: None,
         customer: None,
+        snapshots: Snapshots::default(),
     })
+}
+
+/// A grant's snapshots as they are kept; none if there are none.
+pub(super) fn snapshots(grant: &Grant) -> Result<Option<String>, LedgerError> {
+    if grant.snapshots.is_empty() {
+        return Ok(None);
+    }
+    let text = serde_json::to_string(&grant.snapshots);
+    text.map(Some).map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "snapshots".into() })
 }
 
 /// A session as the ledger keeps it; none if its id or level cannot be read.

@@ -5,8 +5,12 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Committed, Entry, LedgerError, Reply, Ticket, Verdict};
-use crate::domain::{change::Cause, event::EventRecord, id::UserId};
+use super::{Committed, Entry, LedgerError, Reply, Ticket, Verdict, halving::Failure};
+use crate::domain::{
+    change::{Cause, Owner, Subject},
+    event::EventRecord,
+    id::{CustomerId, UserId},
+};
 
 /// The transactions that a batch is made into, mostly one. Copies of an event that the same transaction cannot tell apart come
 /// in a later one, when their first is decided.
@@ -101,6 +105,59 @@ fn lock_key(user: UserId) -> i64 {
     const SALT: u64 = 0x746f_6c6c_6761_7465; // "tollgate"
     let (high, low) = user.uuid().as_u64_pair();
     i64::from_ne_bytes((high ^ low.rotate_left(29) ^ SALT).to_ne_bytes())
+}
+
+/// A user that a subject may be of: the subject's place (from 1), whether by the subscription itself, and the user.
+pub(super) type OwnerRow = (i64, bool, Uuid);
+
+/// Whose one subject is.
+pub(super) fn owner_of(rows: &[OwnerRow], place: i64) -> Owner {
+    Owner::of(rows.iter().filter(|row| row.0 == place).map(|row| (row.1, UserId::from(row.2))))
+}
+
+/// What the entries of a batch are about whose users were looked up before the users' locks were taken: with the entry's place in the
+/// batch.
+pub(super) struct Subjects<'a>(Vec<(usize, &'a Subject)>);
+
+impl<'a> Subjects<'a> {
+    pub(super) fn of(entries: &[&'a Entry]) -> Self {
+        let found_by = |entry: &'a Entry| match entry {
+            Entry::Change(change) => change.found_by.as_ref(),
+            Entry::Note(_) => None,
+        };
+        Self(entries.iter().enumerate().filter_map(|(place, entry)| Some((place, found_by(entry)?))).collect())
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Subscriptions and customers, in order.
+    pub(super) fn columns(&self) -> (Vec<&'a str>, Vec<Option<&'a str>>) {
+        let column = |(_, subject): &(usize, &'a Subject)| {
+            (subject.subscription.as_str(), subject.customer.as_ref().map(CustomerId::as_str))
+        };
+        self.0.iter().map(column).unzip()
+    }
+
+    /// Whether the users are still the owners, by what was read under their locks. The first who is not is the culprit: nothing is
+    /// written, and its caller looks the owner up again.
+    pub(super) fn check(
+        &self,
+        entries: &[&Entry],
+        owners: &[OwnerRow],
+        may_write: impl Fn(&Entry) -> bool,
+    ) -> Result<(), Failure> {
+        for (number, (place, _)) in (1..).zip(&self.0) {
+            let moved = entries.get(*place).is_some_and(|entry| {
+                may_write(entry) && entry.user().map(Owner::User) != Some(owner_of(owners, number))
+            });
+            if moved {
+                return Err(Failure::Culprit(*place, LedgerError::OwnerChanged));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An event's row in the inbox, as it will stand unless the decision says otherwise.

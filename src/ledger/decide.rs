@@ -13,7 +13,7 @@ use super::{
     halving::Failure,
 };
 use crate::domain::{
-    change::{Change, Decision, Effect},
+    change::{Account, Change, Decision, Effect},
     event::{EventRecord, Outcome, ParkReason},
     plan::Catalogue,
 };
@@ -187,13 +187,22 @@ fn apply(change: &Change, account: &mut Loaded, catalogue: &Catalogue, owns_user
     match decision {
         Decision::Applied { grant } => {
             account.changed = true;
-            if let Some(grant) = grant
-                && !account.touched.contains(&grant)
-            {
-                account.touched.push(grant);
+            if let Some(grant) = grant {
+                tell_ties(&account.account, grant);
+                if !account.touched.contains(&grant) {
+                    account.touched.push(grant);
+                }
             }
             Ok(Outcome::Applied)
         }
         Decision::Superseded => Ok(Outcome::Superseded),
+    }
+}
+
+/// Says where the events of a subscription's second do not tell which was the last: the richer state is kept, until a newer one comes.
+fn tell_ties(account: &Account, grant: usize) {
+    if let Some(grant) = account.grants.get(grant).filter(|grant| grant.snapshots.is_tied()) {
+        metrics::counter!("tollgate_subscriptions_tied_total").increment(1);
+        tracing::warn!(source = %grant.source, "events of one second do not tell which state is the last: the richer one holds");
     }
 }

@@ -20,6 +20,9 @@ pub enum LedgerError {
     /// The decision about this change panicked; nothing was committed.
     #[error("deciding about the change panicked")]
     Panicked,
+    /// What the event is about belongs to somebody else than was found before; nothing was committed. The owner is to be looked up again.
+    #[error("the owner has changed")]
+    OwnerChanged,
     /// `COMMIT` was sent and its answer never came: it may have happened. Never to be read as a failure or as a success; the
     /// redelivery finds out.
     #[error("the outcome of the commit is unknown")]
@@ -31,7 +34,7 @@ impl LedgerError {
     #[must_use]
     pub const fn is_certainly_aborted(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Contended | Self::Refused { .. } | Self::Panicked => true,
+            Self::Unavailable(_) | Self::Contended | Self::Refused { .. } | Self::Panicked | Self::OwnerChanged => true,
             Self::InDoubt => false,
         }
     }

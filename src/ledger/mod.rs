@@ -23,7 +23,7 @@ use uuid::Uuid;
 pub use self::error::LedgerError;
 pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
-    change::Change,
+    change::{Change, Owner, Subject},
     entitlement::Entitlement,
     event::{EventRecord, Outcome},
     grant::Grant,
@@ -208,6 +208,9 @@ pub trait Ledger: Send + Sync {
 
     /// A user's grants.
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError>;
+
+    /// Whose something is that an event is about.
+    async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError>;
 
     /// States changed at or before `until` and at or after `since`, newest first: a page of at most `limit`.
     async fn changed_between(

@@ -25,7 +25,7 @@ pub(super) async fn lapsed(upkeep: Upkeep) {
         let Ok(lapsed) = upkeep.ledger.lapsed(LAPSES_AT_ONCE).await else { continue };
         futures::stream::iter(lapsed)
             .for_each_concurrent(IN_FLIGHT, async |(user, version)| {
-                let change = Change { user, cause: Cause::Time, effect: Effect::Lapse { version } };
+                let change = Change { user, found_by: None, cause: Cause::Time, effect: Effect::Lapse { version } };
                 match upkeep.entitlements.apply(change).await {
                     Ok(Outcome::Applied) => metrics::counter!("tollgate_entitlements_lapsed_total").increment(1),
                     Ok(_) => {}
@@ -46,14 +46,20 @@ pub(super) async fn parked(upkeep: Upkeep) {
         // Together: one that takes long must not keep the others from being applied within seconds.
         futures::stream::iter(due)
             .for_each_concurrent(IN_FLIGHT, async |event| {
-                let Some(Meaning::Change(change)) = upkeep.read_parked(&event.payload) else { return };
-                let user = change.user;
-                match upkeep.entitlements.apply(change).await {
-                    Ok(Outcome::Applied) => {
+                let result = match upkeep.read_parked(&event.payload) {
+                    Some(Meaning::Change(change)) => {
+                        let user = change.user;
+                        upkeep.entitlements.apply(change).await.map(|outcome| (Some(user), outcome))
+                    }
+                    Some(Meaning::Unowned(unowned)) => upkeep.entitlements.apply_unowned(unowned).await,
+                    Some(Meaning::Note(_)) | None => return,
+                };
+                match result {
+                    Ok((Some(user), Outcome::Applied)) => {
                         metrics::counter!("tollgate_events_unparked_total").increment(1);
                         tracing::info!(event.id = %event.id, user.id = %user, "applied parked event");
                     }
-                    Ok(outcome) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
+                    Ok((_, outcome)) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
                     Err(error) => {
                         tracing::debug!(event.id = %event.id, %error, "a parked event waits for the next try");
                     }

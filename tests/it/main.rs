@@ -31,6 +31,7 @@ mod redis_contract;
 mod replicas;
 mod sandbox;
 mod stripe_gateway;
+mod subscription;
 mod tidy;
 mod upkeep;
 mod webhook;

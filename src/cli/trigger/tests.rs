@@ -31,6 +31,7 @@ fn meaning(arguments: &str) -> (String, Meaning) {
             format!("{} {} {}", grant.level, grant.status.as_str(), grant.source)
         }
         Meaning::Change(Change { effect: Effect::SessionExpired(session), .. }) => format!("expired {session}"),
+        Meaning::Unowned(unowned) => format!("of nobody: {unowned:?}"),
         Meaning::Note(Note { verdict: Verdict::Parked(reason), .. }) => reason.to_string(),
         other => panic!("{other:?}"),
     };

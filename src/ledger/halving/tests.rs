@@ -34,7 +34,7 @@ fn note(n: usize) -> Entry {
 
 fn change(cause: Cause) -> Entry {
     let effect = Effect::SessionExpired(SessionId::parse("cs_1").unwrap());
-    Entry::Change(Change { user: Uuid::new_v4().into(), cause, effect })
+    Entry::Change(Change { user: Uuid::new_v4().into(), found_by: None, cause, effect })
 }
 
 fn written() -> Slot {

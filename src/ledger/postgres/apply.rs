@@ -14,21 +14,21 @@ use std::collections::HashSet;
 
 use diesel::{QueryResult, result::Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use futures::future::{try_join3, try_join4};
+use futures::future::{try_join3, try_join5};
 
 use super::{
     super::{
         Entry, LedgerError,
         account::{AccountRow, load},
-        batch::{Users, is_retry},
+        batch::{OwnerRow, Subjects, Users, is_retry},
         decide::{Correction, Inbox, Known, Redelivered, Slot, decide, redelivered},
         halving::Failure,
     },
     batch::{EventColumns, WriteColumns},
     connection::classify,
     statements::{
-        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, TryLocks, WaitLocks,
-        WakeEvents, WriteAccounts,
+        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, ReadOwners, TryLocks,
+        WaitLocks, WakeEvents, WriteAccounts,
     },
 };
 use crate::domain::plan::Catalogue;
@@ -57,6 +57,7 @@ pub(super) async fn warm(mut connection: &AsyncPgConnection) -> QueryResult<()> 
     let _: Vec<String> = claim_events(&EventColumns::default()).get_results(&mut connection).await?;
     let _: Vec<(String, String, Option<Vec<u8>>)> = FindEvents { ids: &[] }.get_results(&mut connection).await?;
     let _: Vec<AccountRow> = ReadAccounts { users: &[] }.get_results(&mut connection).await?;
+    let _: Vec<OwnerRow> = ReadOwners { subscriptions: &[], customers: &[] }.get_results(&mut connection).await?;
     let _: Vec<i64> = write_accounts(&WriteColumns::default()).get_results(&mut connection).await?;
     let _: Vec<i32> =
         CorrectEvents { ids: &[], outcomes: &[], reasons: &[], payloads: &[] }.get_results(&mut connection).await?;
@@ -74,19 +75,21 @@ pub(super) async fn transact(
 ) -> Result<Vec<Slot>, Failure> {
     let users = Users::of(entries);
     let (fresh, waiting) = event_columns(entries, &users);
-    let (held, first, rows) = open(connection, &users, &fresh, &waiting, locks).await?;
+    let subjects = Subjects::of(entries);
+    let Opened { held, first, accounts, owners } = open(connection, &users, &subjects, &fresh, &waiting, locks).await?;
     let may_write = |entry: &Entry| held.contains(&users.place(entry.user()));
     let mut first: HashSet<&str> = first.iter().map(String::as_str).collect();
     let redelivered = redelivered(entries, &first, may_write);
     let (claimed, waiting) = settle_known(connection, &users, &redelivered).await?;
     first.extend(claimed.iter().map(String::as_str));
-    let mut loaded = load(users.ids.len(), rows);
+    let mut loaded = load(users.ids.len(), accounts);
+    subjects.check(entries, &owners, may_write)?;
     let inbox = Inbox { first, waiting };
     let decided = decide(entries, &users, may_write, &inbox, &mut loaded, catalogue, owns_users)?;
 
     let mut writes = WriteColumns::default();
     for (user, loaded) in users.ids.iter().zip(&loaded) {
-        writes.push(*user, loaded);
+        writes.push(*user, loaded).map_err(Failure::Aborted)?;
     }
     writes.expired_sessions = decided.expired_sessions;
     close(connection, &writes, &decided.corrections).await?;
@@ -105,15 +108,26 @@ fn event_columns<'a>(entries: &[&'a Entry], users: &Users) -> (EventColumns<'a>,
     (fresh, waiting)
 }
 
-/// The first round trip. Gives the places whose locks are held, the events that nobody had before, and the accounts.
+/// What the first round trip gives.
+struct Opened {
+    /// Places whose locks are held.
+    held: HashSet<i64>,
+    /// Events that nobody had before.
+    first: Vec<String>,
+    accounts: Vec<AccountRow>,
+    owners: Vec<OwnerRow>,
+}
+
+/// The first round trip.
 async fn open(
     connection: &AsyncPgConnection,
     users: &Users,
+    subjects: &Subjects<'_>,
     fresh: &EventColumns<'_>,
     waiting: &EventColumns<'_>,
     locks: Locks,
-) -> Result<(HashSet<i64>, Vec<String>, Vec<AccountRow>), Failure> {
-    let (mut a, mut b, mut c, mut d) = (connection, connection, connection, connection);
+) -> Result<Opened, Failure> {
+    let (mut a, mut b, mut c, mut d, mut e) = (connection, connection, connection, connection, connection);
     let keys = users.keys.as_slice();
     let lock = async {
         match locks {
@@ -123,8 +137,16 @@ async fn open(
     };
     let insert = insert_events(fresh);
     let read = ReadAccounts { users: &users.ids };
-    let ((), held, mut first, rows): ((), Vec<String>, Vec<String>, Vec<AccountRow>) =
-        try_join4(a.batch_execute("BEGIN"), lock, insert.get_results(&mut c), read.get_results(&mut d)).await?;
+    let owners = async {
+        if subjects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (subscriptions, customers) = subjects.columns();
+        ReadOwners { subscriptions: &subscriptions, customers: &customers }.get_results(&mut e).await
+    };
+    let (begin, insert, read) = (a.batch_execute("BEGIN"), insert.get_results(&mut c), read.get_results(&mut d));
+    let ((), held, mut first, accounts, owners): ((), Vec<String>, Vec<String>, Vec<AccountRow>, Vec<OwnerRow>) =
+        try_join5(begin, lock, insert, read, owners).await?;
     if !waiting.ids.is_empty() {
         let mut again = connection;
         let claimed: Vec<String> = claim_events(waiting).get_results(&mut again).await?;
@@ -132,7 +154,7 @@ async fn open(
     }
     let held =
         held.iter().flat_map(|list| list.trim_matches(['{', '}']).split(',')).filter_map(|i| i.parse().ok()).collect();
-    Ok((held, first, rows))
+    Ok(Opened { held, first, accounts, owners })
 }
 
 /// Deals with events that the inbox had already: gives those that were claimed, and those that wait.
@@ -246,6 +268,7 @@ fn write_accounts<'a>(columns: &'a WriteColumns<'a>) -> WriteAccounts<'a> {
         sessions: &columns.sessions,
         payment_intents: &columns.payment_intents,
         customers: &columns.customers,
+        snapshots: &columns.snapshots,
         state_users: &columns.state_users,
         state_levels: &columns.state_levels,
         state_ends: &columns.state_ends,

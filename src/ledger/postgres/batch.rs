@@ -3,7 +3,11 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::super::{Entry, account::Loaded, batch::EventRow};
+use super::super::{
+    Entry, LedgerError,
+    account::{Loaded, snapshots},
+    batch::EventRow,
+};
 use crate::domain::{
     event::EventRecord,
     id::{CustomerId, EventId, PaymentIntentId, SessionId},
@@ -59,6 +63,7 @@ pub(super) struct WriteColumns<'a> {
     pub(super) sessions: Vec<Option<&'a str>>,
     pub(super) payment_intents: Vec<Option<&'a str>>,
     pub(super) customers: Vec<Option<&'a str>>,
+    pub(super) snapshots: Vec<Option<String>>,
     pub(super) state_users: Vec<Uuid>,
     pub(super) state_levels: Vec<&'a str>,
     pub(super) state_ends: Vec<Option<DateTime<Utc>>>,
@@ -67,9 +72,9 @@ pub(super) struct WriteColumns<'a> {
 }
 
 impl<'a> WriteColumns<'a> {
-    pub(super) fn push(&mut self, user: Uuid, loaded: &'a Loaded) {
+    pub(super) fn push(&mut self, user: Uuid, loaded: &'a Loaded) -> Result<(), LedgerError> {
         if !loaded.changed {
-            return;
+            return Ok(());
         }
         if !loaded.exists {
             self.new_users.push(user);
@@ -91,7 +96,9 @@ impl<'a> WriteColumns<'a> {
             self.sessions.push(grant.session.as_ref().map(SessionId::as_str));
             self.payment_intents.push(grant.payment_intent.as_ref().map(PaymentIntentId::as_str));
             self.customers.push(grant.customer.as_ref().map(CustomerId::as_str));
+            self.snapshots.push(snapshots(grant)?);
         }
+        Ok(())
     }
 
     pub(super) const fn is_empty(&self) -> bool {

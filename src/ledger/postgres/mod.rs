@@ -29,6 +29,7 @@ use super::{
     ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
 };
 use crate::domain::{
+    change::{Owner, Subject},
     entitlement::Entitlement,
     grant::Grant,
     id::{SessionId, UserId},
@@ -107,6 +108,10 @@ impl Ledger for PostgresLedger {
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
         read::grants(&self.pool, user).await
+    }
+
+    async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError> {
+        read::owner(&self.pool, subject).await
     }
 
     async fn changed_between(

@@ -12,13 +12,21 @@ use super::{
     super::{
         ChangedState, LedgerError,
         account::{AccountRow, Loaded, entitlement as read_entitlement, load},
+        batch::{OwnerRow, owner_of},
     },
     Durability,
     connection::Pool,
     schema::entitlement_state,
-    statements::ReadAccounts,
+    statements::{ReadAccounts, ReadOwners},
 };
-use crate::domain::{entitlement::Entitlement, grant::Grant, id::UserId, level::Level, plan::Catalogue};
+use crate::domain::{
+    change::{Owner, Subject},
+    entitlement::Entitlement,
+    grant::Grant,
+    id::{CustomerId, UserId},
+    level::Level,
+    plan::Catalogue,
+};
 
 async fn account(pool: &Pool, user: UserId) -> Result<Loaded, LedgerError> {
     let users = [user.uuid()];
@@ -33,6 +41,14 @@ pub(super) async fn entitlement(pool: &Pool, catalogue: &Catalogue, user: UserId
 
 pub(super) async fn grants(pool: &Pool, user: UserId) -> Result<Vec<Grant>, LedgerError> {
     account(pool, user).await.map(|loaded| loaded.account.grants)
+}
+
+pub(super) async fn owner(pool: &Pool, subject: &Subject) -> Result<Owner, LedgerError> {
+    let (subscriptions, customers) =
+        ([subject.subscription.as_str()], [subject.customer.as_ref().map(CustomerId::as_str)]);
+    let read = ReadOwners { subscriptions: &subscriptions, customers: &customers };
+    let rows: Vec<OwnerRow> = pool.run(async |connection| read.get_results(connection).await).await?;
+    Ok(owner_of(&rows, 1))
 }
 
 #[derive(diesel::Queryable, diesel::Selectable)]

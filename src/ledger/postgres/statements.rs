@@ -95,22 +95,38 @@ statement! {
     /// its own: a statement that locks and reads sees what was there before it waited.
     ///
     /// A row without a source is another program's: the one that Tollgate replaces may go on selling for a while after the
-    /// migration. Such a row, and one that the migration found, ends when that program says, for it may renew it.
+    /// migration. Such a row, and one that the migration found, ends when that program says, for it may renew it. Its rows of FREE are
+    /// no grants; that of a subscription is one that gave nothing when its price was not known.
     ReadAccounts -> (
         BigInt, Timestamptz, Bool, Nullable<Text>, Nullable<Timestamptz>, Nullable<BigInt>,
-        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>,
-        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
     ) {
         "SELECT u.i, clock_timestamp(), x.id IS NOT NULL, s.level, s.expires_at, s.version, \
-           coalesce(g.source_kind, 'legacy'), coalesce(g.source_id, g.id::text), g.entitlement_level::text, g.status, \
+           coalesce(g.source_kind, 'legacy') || ':' || coalesce(g.source_id, g.id::text), g.entitlement_level::text, g.status, \
            CASE WHEN g.source_kind <> 'legacy' THEN g.period_end ELSE g.expires_at END, \
            coalesce(g.reported_at, g.created_at, to_timestamp(0)), \
-           g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer \
+           g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer, g.snapshots \
          FROM unnest(", users: [Uuid] as diesel::sql_types::Uuid;
         ") WITH ORDINALITY AS u(id, i) \
          LEFT JOIN users AS x ON x.id = u.id \
          LEFT JOIN entitlement_state AS s ON s.user_id = u.id \
-         LEFT JOIN user_entitlements AS g ON g.user_id = u.id AND g.entitlement_level <> 'FREE'";
+         LEFT JOIN user_entitlements AS g ON g.user_id = u.id \
+           AND (g.entitlement_level <> 'FREE' OR g.source_kind = 'subscription')";
+    }
+}
+
+statement! {
+    /// Who has the subscriptions, and who bought anything as the customers: the subject's place, whether by the subscription, and the
+    /// user.
+    ReadOwners -> (BigInt, Bool, diesel::sql_types::Uuid) {
+        "WITH s AS (SELECT * FROM unnest(", subscriptions: [&'a str] as Text;
+        ", ", customers: [Option<&'a str>] as Nullable<Text>;
+        ") WITH ORDINALITY AS s(subscription, customer, i)) \
+         SELECT s.i, true, g.user_id FROM s \
+         JOIN user_entitlements AS g ON g.source_kind = 'subscription' AND g.source_id = s.subscription \
+         UNION \
+         SELECT s.i, false, g.user_id FROM s JOIN user_entitlements AS g ON g.customer = s.customer";
     }
 }
 
@@ -124,9 +140,10 @@ statement! {
         ") ON CONFLICT DO NOTHING), \
          grants AS (\
            INSERT INTO user_entitlements AS g (user_id, entitlement_level, expires_at, stripe_event_id, source_kind, source_id, \
-             status, period_end, reported_at, checkout_session, payment_intent, customer) \
+             status, period_end, reported_at, checkout_session, payment_intent, customer, snapshots) \
            SELECT n.user_id, n.level::user_entitlement_level, CASE WHEN n.status = 'active' THEN n.period_end ELSE now() END, \
-             n.event, n.source_kind, n.source_id, n.status, n.period_end, n.reported_at, n.session, n.payment_intent, n.customer \
+             n.event, n.source_kind, n.source_id, n.status, n.period_end, n.reported_at, n.session, n.payment_intent, n.customer, \
+             n.snapshots \
            FROM unnest(", grant_users: [Uuid] as diesel::sql_types::Uuid;
         ", ", levels: [&'a str] as Text;
         ", ", events: [Option<&'a str>] as Nullable<Text>;
@@ -138,13 +155,15 @@ statement! {
         ", ", sessions: [Option<&'a str>] as Nullable<Text>;
         ", ", payment_intents: [Option<&'a str>] as Nullable<Text>;
         ", ", customers: [Option<&'a str>] as Nullable<Text>;
-        ") AS n(user_id, level, event, source_kind, source_id, status, period_end, reported_at, session, payment_intent, customer) \
+        ", ", snapshots: [Option<String>] as Nullable<Text>;
+        ") AS n(user_id, level, event, source_kind, source_id, status, period_end, reported_at, session, payment_intent, \
+             customer, snapshots) \
            ON CONFLICT ON CONSTRAINT user_entitlements_source_key DO UPDATE SET \
              entitlement_level = excluded.entitlement_level, stripe_event_id = excluded.stripe_event_id, \
              status = CASE WHEN g.user_id = excluded.user_id THEN excluded.status ELSE 'foreign' END, \
              period_end = excluded.period_end, reported_at = excluded.reported_at, \
              checkout_session = excluded.checkout_session, payment_intent = excluded.payment_intent, \
-             customer = excluded.customer, updated_at = now(), \
+             customer = excluded.customer, snapshots = excluded.snapshots, updated_at = now(), \
              expires_at = CASE WHEN excluded.status = 'active' THEN excluded.period_end ELSE g.created_at END), \
          states AS (\
            INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, changed_at) \

@@ -14,20 +14,20 @@ use diesel::{
 use super::{
     super::{
         Entry, LedgerError,
-        account::{AccountRow, Loaded, load},
-        batch::{EventRow, Users, is_retry},
+        account::{AccountRow, Loaded, load, snapshots},
+        batch::{EventRow, OwnerRow, Subjects, Users, is_retry},
         decide::{Decided, Inbox, Known, Slot, decide, redelivered},
         halving::{Failure, Halving},
     },
     connection::{Loan, classify, micros, moment},
     statements::{
         AccountColumns, ClaimEvent, CorrectEvent, ExpireSession, FindEvent, InsertEvent, InsertUser, ReadAccount,
-        WakeEvent, WriteGrant, WriteState,
+        ReadOwner, WakeEvent, WriteGrant, WriteState,
     },
 };
 use crate::domain::{
     event::EventRecord,
-    id::{CustomerId, EventId, PaymentIntentId, SessionId},
+    id::{CustomerId, EventId, PaymentIntentId, SessionId, UserId},
     plan::Catalogue,
 };
 
@@ -95,6 +95,13 @@ fn write(connection: &mut SqliteConnection, entries: &[&Entry], catalogue: &Cata
         rows.extend(account(connection, place, name, now).map_err(aborted)?);
     }
     let mut accounts = load(users.ids.len(), rows);
+    let subjects = Subjects::of(entries);
+    let mut owners = Vec::new();
+    let (subscriptions, customers) = subjects.columns();
+    for (place, (subscription, customer)) in (1..).zip(subscriptions.into_iter().zip(customers)) {
+        owners.extend(owner(connection, place, subscription, customer).map_err(aborted)?);
+    }
+    subjects.check(entries, &owners, |_| true)?;
     let inbox = Inbox { first, waiting };
     let decided = decide(entries, &users, |_| true, &inbox, &mut accounts, catalogue, true)?;
     for (name, account) in names.iter().zip(&accounts).filter(|(_, account)| account.changed) {
@@ -174,6 +181,18 @@ fn settle_known<'a>(
     Ok(known.waiting)
 }
 
+/// Reads whose a subject may be.
+pub(super) fn owner(
+    connection: &mut SqliteConnection,
+    place: i64,
+    subscription: &str,
+    customer: Option<&str>,
+) -> QueryResult<Vec<OwnerRow>> {
+    let rows: Vec<(bool, String)> = ReadOwner { subscription, customer }.get_results(connection)?;
+    let row = |(is_certain, user): (bool, String)| Some((place, is_certain, UserId::parse(&user).ok()?.uuid()));
+    Ok(rows.into_iter().filter_map(row).collect())
+}
+
 /// Reads a user's rows.
 pub(super) fn account(
     connection: &mut SqliteConnection,
@@ -183,9 +202,9 @@ pub(super) fn account(
 ) -> QueryResult<Vec<AccountRow>> {
     let rows: Vec<AccountColumns> = ReadAccount { user }.get_results(connection)?;
     let row = |row: AccountColumns| {
-        let (exists, level, end, version, kind, id, grant_level, status, period_end, reported_at, e, s, p, c) = row;
+        let (exists, level, end, version, source, grant_level, status, period_end, reported_at, e, s, p, c, all) = row;
         let (end, period_end, reported_at) = (end.map(moment), period_end.map(moment), reported_at.map(moment));
-        (place, now, exists, level, end, version, kind, id, grant_level, status, period_end, reported_at, e, s, p, c)
+        (place, now, exists, level, end, version, source, grant_level, status, period_end, reported_at, e, s, p, c, all)
     };
     Ok(rows.into_iter().map(row).collect())
 }
@@ -201,6 +220,7 @@ fn write_account(
         InsertUser { id: user, created_at: now }.execute(connection).map_err(aborted)?;
     }
     for grant in account.touched_grants() {
+        let snapshots = snapshots(grant).map_err(Failure::Aborted)?;
         let write = WriteGrant {
             user,
             level: grant.level.as_str(),
@@ -213,6 +233,7 @@ fn write_account(
             session: grant.session.as_ref().map(SessionId::as_str),
             payment_intent: grant.payment_intent.as_ref().map(PaymentIntentId::as_str),
             customer: grant.customer.as_ref().map(CustomerId::as_str),
+            snapshots: snapshots.as_deref(),
             now,
         };
         match write.execute(connection) {

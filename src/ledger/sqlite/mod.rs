@@ -38,6 +38,7 @@ use super::{
     ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
 };
 use crate::domain::{
+    change::{Owner, Subject},
     entitlement::Entitlement,
     grant::Grant,
     id::{SessionId, UserId},
@@ -190,6 +191,10 @@ impl Ledger for SqliteLedger {
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
         read::account(&self.shared.readers, user).await.map(|loaded| loaded.account.grants)
+    }
+
+    async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError> {
+        read::owner(&self.shared.readers, subject).await
     }
 
     async fn changed_between(

@@ -9,16 +9,29 @@ use super::{
     super::{
         ChangedState, LedgerError,
         account::{Loaded, entitlement, load},
+        batch::owner_of,
     },
     apply,
     connection::{Pool, micros, moment, now},
     schema::{entitlement_state, tollgate_ledger, user_entitlements},
 };
-use crate::domain::{id::UserId, level::Level};
+use crate::domain::{
+    change::{Owner, Subject},
+    id::{CustomerId, UserId},
+    level::Level,
+};
 
 pub(super) async fn account(readers: &Arc<Pool>, user: UserId) -> Result<Loaded, LedgerError> {
     let rows = readers.ask(move |connection| apply::account(connection, 1, &user.to_string(), now())).await?;
     Ok(load(1, rows).pop().unwrap_or_default())
+}
+
+pub(super) async fn owner(readers: &Arc<Pool>, subject: &Subject) -> Result<Owner, LedgerError> {
+    let Subject { subscription, customer } = subject.clone();
+    let read = move |connection: &mut _| {
+        apply::owner(connection, 1, subscription.as_str(), customer.as_ref().map(CustomerId::as_str))
+    };
+    Ok(owner_of(&readers.ask(read).await?, 1))
 }
 
 #[derive(diesel::Queryable, diesel::Selectable)]

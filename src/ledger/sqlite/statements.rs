@@ -80,17 +80,27 @@ statement! {
     /// Everything about a user: one row per grant, or one without.
     ReadAccount -> (
         Bool, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
-        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
-        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
+        Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
     ) {
         "SELECT x.id IS NOT NULL, s.level, s.expires_at, s.version, \
-           g.source_kind, g.source_id, g.entitlement_level, g.status, g.period_end, g.reported_at, \
-           g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer \
+           g.source_kind || ':' || g.source_id, g.entitlement_level, g.status, g.period_end, g.reported_at, \
+           g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer, g.snapshots \
          FROM (SELECT ", user: &'a str as Text;
         " AS id) AS u \
          LEFT JOIN users AS x ON x.id = u.id \
          LEFT JOIN entitlement_state AS s ON s.user_id = u.id \
          LEFT JOIN user_entitlements AS g ON g.user_id = u.id";
+    }
+}
+
+statement! {
+    /// Who has a subscription, and who bought anything as a customer: with whether by the subscription.
+    ReadOwner -> (Bool, Text) {
+        "SELECT true, user_id FROM user_entitlements WHERE source_kind = 'subscription' AND source_id = ",
+            subscription: &'a str as Text;
+        " UNION SELECT false, user_id FROM user_entitlements WHERE customer = ", customer: Option<&'a str> as Nullable<Text>;
+        "";
     }
 }
 
@@ -107,7 +117,7 @@ statement! {
     /// Writes a grant. Changes no row if its business key belongs to another user.
     WriteGrant -> () {
         "INSERT INTO user_entitlements AS g (user_id, entitlement_level, stripe_event_id, source_kind, source_id, status, \
-           period_end, reported_at, checkout_session, payment_intent, customer, created_at, updated_at, expires_at) \
+           period_end, reported_at, checkout_session, payment_intent, customer, snapshots, created_at, updated_at, expires_at) \
          SELECT n.*, n.now, CASE WHEN n.status = 'active' THEN n.period_end ELSE n.now END \
          FROM (SELECT ", user: &'a str as Text;
         " AS user_id, ", level: &'a str as Text;
@@ -120,13 +130,14 @@ statement! {
         " AS reported_at, ", session: Option<&'a str> as Nullable<Text>;
         " AS session, ", payment_intent: Option<&'a str> as Nullable<Text>;
         " AS payment_intent, ", customer: Option<&'a str> as Nullable<Text>;
-        " AS customer, ", now: i64 as BigInt;
+        " AS customer, ", snapshots: Option<&'a str> as Nullable<Text>;
+        " AS snapshots, ", now: i64 as BigInt;
         " AS now) AS n WHERE true \
          ON CONFLICT (source_kind, source_id) DO UPDATE SET \
            entitlement_level = excluded.entitlement_level, stripe_event_id = excluded.stripe_event_id, \
            status = excluded.status, period_end = excluded.period_end, reported_at = excluded.reported_at, \
            checkout_session = excluded.checkout_session, payment_intent = excluded.payment_intent, \
-           customer = excluded.customer, updated_at = excluded.updated_at, \
+           customer = excluded.customer, snapshots = excluded.snapshots, updated_at = excluded.updated_at, \
            expires_at = CASE WHEN excluded.status = 'active' THEN excluded.period_end ELSE g.created_at END \
          WHERE g.user_id = excluded.user_id";
     }
@@ -163,9 +174,9 @@ pub(super) type AccountColumns = (
     Option<String>,
     Option<String>,
     Option<String>,
+    Option<i64>,
+    Option<i64>,
     Option<String>,
-    Option<i64>,
-    Option<i64>,
     Option<String>,
     Option<String>,
     Option<String>,

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use tollgate::{
     actor::ActorLimits,
     domain::{
-        change::{Cause, Change, Effect},
+        change::{Cause, Change, Effect, Owner, Subject},
         entitlement::Entitlement,
         event::{EventRecord, Outcome},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
+        subscription::Snapshots,
     },
     ledger::{
         ChangedState, Committed, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord,
@@ -200,6 +201,10 @@ impl Ledger for ScriptedLedger {
         Ok(vec![])
     }
 
+    async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
+        Ok(Owner::Nobody)
+    }
+
     async fn changed_between(
         &self,
         _: DateTime<Utc>,
@@ -310,6 +315,7 @@ pub(crate) fn delivery_after(age: TimeDelta, user: UserId, event: &str) -> Chang
         session: None,
         payment_intent: None,
         customer: None,
+        snapshots: Snapshots::default(),
     };
-    Change { user, cause: Cause::Delivery(record), effect: Effect::Purchase(grant) }
+    Change { user, found_by: None, cause: Cause::Delivery(record), effect: Effect::Purchase(grant) }
 }

@@ -1,5 +1,7 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
+pub(super) mod subscription;
+
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,6 +17,13 @@ use tollgate::{
 };
 use uuid::Uuid;
 
+pub(super) use self::subscription::{
+    a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
+    a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
+    a_subscriptions_own_events_replace_what_its_checkout_said, an_end_that_is_known_before_all_else_stays_the_end,
+    an_owner_is_found_by_what_was_bought, an_owner_who_has_changed_is_looked_up_again,
+    of_one_second_the_later_state_holds_in_any_order,
+};
 use super::{commit, commit_one, event, purchase, purchase_of, seconds, user};
 use crate::harness::{eventually, ledger::TestLedger};
 
@@ -155,7 +164,8 @@ pub(super) async fn the_end_of_a_level_is_a_change_with_a_version_of_its_own(on:
     })
     .await;
     assert!(ledger.entitlement(user).await.unwrap().level.is_free(), "never served beyond its end");
-    let lapse = |version| Entry::Change(Change { user, cause: Cause::Time, effect: Effect::Lapse { version } });
+    let lapse =
+        |version| Entry::Change(Change { user, found_by: None, cause: Cause::Time, effect: Effect::Lapse { version } });
     assert_eq!(commit_one(&mut *lane, lapse(7)).await.outcome, Outcome::Superseded);
     let lapsed = commit_one(&mut *lane, lapse(1)).await;
     assert_eq!(lapsed.outcome, Outcome::Applied);
@@ -179,6 +189,7 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
     assert_eq!(ledger.session(owner, &session.id).await.unwrap(), Some(session.clone()));
     assert_eq!(ledger.session(other, &session.id).await.unwrap(), None, "somebody else's");
     let expired = Entry::Change(Change {
+        found_by: None,
         user: owner,
         cause: Cause::Delivery(event("evt_1")),
         effect: Effect::SessionExpired(session.id.clone()),

@@ -15,6 +15,7 @@ use tollgate::{
         id::{EventId, SessionId, UserId},
         level::Level,
         plan::Mode,
+        subscription::Snapshots,
     },
     ledger::{Committed, Entry, Lane, LedgerError, Ticket},
 };
@@ -43,13 +44,20 @@ macro_rules! on_every_database {
 on_every_database! {
     a_foreign_session_is_tried_again_with_back_off
     a_grant_of_somebody_else_is_parked_and_its_batch_goes_on
+    a_late_end_of_an_old_subscription_leaves_the_new_one_alone
     a_parked_event_is_kept_woken_and_applied_once
     a_pending_purchase_is_no_level_until_it_is_paid
     a_purchase_is_grant_state_and_inbox_in_one
+    a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state
+    a_subscriptions_own_events_replace_what_its_checkout_said
     a_thousand_copies_in_one_batch_are_one_transaction
+    an_end_that_is_known_before_all_else_stays_the_end
     an_ignored_event_is_no_duplicate_once_its_type_is_handled
+    an_owner_is_found_by_what_was_bought
+    an_owner_who_has_changed_is_looked_up_again
     another_object_under_a_known_id_changes_nothing
     many_bodies_under_one_event_id_do_not_fill_the_stack
+    of_one_second_the_later_state_holds_in_any_order
     one_batch_holds_many_users_and_many_events_of_one
     sessions_keys_and_replicas_have_their_books
     sixteen_lanes_at_once_apply_each_event_and_each_session_once
@@ -88,6 +96,7 @@ fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<
     let period_end = built_in().plan(&level).unwrap().period_end(Mode::Payment, at);
     Entry::Change(Change {
         user,
+        found_by: None,
         cause: Cause::Delivery(event(id)),
         effect: Effect::Purchase(Grant {
             source: Source { kind: SourceKind::Checkout, id: session.into() },
@@ -99,6 +108,7 @@ fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<
             session: Some(SessionId::parse(session).unwrap()),
             payment_intent: None,
             customer: None,
+            snapshots: Snapshots::default(),
         }),
     })
 }

@@ -19,6 +19,7 @@ fn effect(event: &Value) -> Effect {
     let interpreter = Interpreter::new(built_in(), Some(false));
     match interpreter.read_again(&Bytes::from(event.to_string())).unwrap() {
         Meaning::Change(change) => change.effect,
+        Meaning::Unowned(unowned) => panic!("of nobody: {unowned:?}"),
         Meaning::Note(note) => panic!("a note: {note:?}"),
     }
 }

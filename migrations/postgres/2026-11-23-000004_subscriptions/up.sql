@@ -1,0 +1,6 @@
+-- What a subscription's own events said, as JSON: all of the newest second, mostly one. Where there are any, level, status and times
+-- of the grant are taken from them; a replica of the version before takes the columns.
+ALTER TABLE user_entitlements ADD COLUMN IF NOT EXISTS snapshots text;
+
+-- Events that name no user belong to whoever bought as their customer.
+CREATE INDEX IF NOT EXISTS idx_user_entitlements_customer ON user_entitlements (customer) WHERE customer IS NOT NULL;

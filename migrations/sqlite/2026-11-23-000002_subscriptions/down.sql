@@ -1,0 +1,2 @@
+DROP INDEX user_entitlements_customer;
+ALTER TABLE user_entitlements DROP COLUMN snapshots;

@@ -1,0 +1,116 @@
+//! What a subscription's own events mean: each carries the whole subscription, so all of them are read alike.
+
+use super::{
+    super::event::{
+        said,
+        subscription::{Item, Subscription, compared},
+    },
+    Interpreter, Meaning, parked, unreadable,
+};
+use crate::domain::{
+    change::{Cause, Change, Effect, Subject, Unowned},
+    event::{EventRecord, Note, ParkReason, Verdict},
+    grant::Grant,
+    id::{CustomerId, SubscriptionId, UserId},
+    level::Level,
+    plan::{Mode, Plan, Price},
+    subscription::{Attributes, Snapshot, SubscriptionStatus},
+};
+
+/// Whose a subscription is: the user it names, or by what the user is to be found.
+enum Holder {
+    Named(UserId),
+    Sought(Subject),
+}
+
+impl Interpreter {
+    /// Reads the text of `data.object`, and that of `previous_attributes` where there is one.
+    pub(super) fn of_subscription(
+        &self,
+        text: &str,
+        previous: Option<&str>,
+        mut record: EventRecord,
+        cause: impl FnOnce(EventRecord) -> Cause,
+    ) -> Meaning {
+        let Some(subscription) = Subscription::parse(text) else { return unreadable(record) };
+        let user = subscription.user_id().and_then(|id| UserId::parse(id).ok());
+        let id = said(subscription.id.as_ref()).and_then(|id| SubscriptionId::parse(id).ok());
+        record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
+        let compared = |item: Option<&Item<'_>>| compared(text, previous, item);
+        match self.subscription(&subscription, id, compared, &record) {
+            Ok((Holder::Named(user), grant)) => {
+                let effect = Effect::Purchase(grant);
+                Meaning::Change(Change { user, found_by: None, cause: cause(record), effect })
+            }
+            Ok((Holder::Sought(subject), grant)) => {
+                Meaning::Unowned(Unowned { subject, cause: cause(record), effect: Effect::Purchase(grant) })
+            }
+            Err(verdict) => Meaning::Note(Note { event: record, verdict, user }),
+        }
+    }
+
+    /// What it gives, and whose it is.
+    fn subscription(
+        &self,
+        subscription: &Subscription<'_>,
+        id: Option<SubscriptionId>,
+        compared: impl FnOnce(Option<&Item<'_>>) -> (Attributes, Attributes),
+        record: &EventRecord,
+    ) -> Result<(Holder, Grant), Verdict> {
+        let incomplete = parked(ParkReason::IncompleteObject);
+        let id = id.ok_or(incomplete)?;
+        let customer = subscription.customer.as_ref().and_then(|reference| CustomerId::parse(&reference.id()?).ok());
+        let holder = match subscription.user_id() {
+            Some(user) => Holder::Named(UserId::parse(user).map_err(|_| parked(ParkReason::InvalidUser))?),
+            None => Holder::Sought(Subject { subscription: id.clone(), customer: customer.clone() }),
+        };
+        let status = said(subscription.status.as_ref())
+            .and_then(SubscriptionStatus::from_word)
+            .ok_or(parked(ParkReason::UnknownStatus))?;
+        let items = subscription.items().ok_or(incomplete)?;
+        let sold = self.sold(&items, subscription.entitlement_level());
+        // What only takes away needs no price.
+        if status.gives() && sold.is_none() {
+            return Err(parked(ParkReason::UnknownPrice));
+        }
+        let (plan, item) = sold.map_or((None, items.first()), |(plan, item)| (Some(plan), Some(item)));
+        let grace = plan.map(|plan| plan.grace).unwrap_or_default();
+        let ends_at = match subscription.terms(status, item).ends_at(grace) {
+            Some(end) => end,
+            None if status.gives() => return Err(incomplete),
+            None => record.created,
+        };
+        let (values, before) = compared(item);
+        let snapshot = Snapshot {
+            status,
+            ends_at,
+            level: plan.map(|plan| plan.level.clone()),
+            created: record.created,
+            started_at: subscription.created().unwrap_or(record.created),
+            values,
+            before,
+        };
+        Ok((holder, Grant::of_subscription(&id, customer, snapshot)))
+    }
+
+    /// The best level among the items, with the plan and the item that give it: by the price's id or, where the price was made with
+    /// the session, by what it costs and the level that the subscription names.
+    fn sold<'a, 'b>(&'a self, items: &'b [Item<'b>], named: Option<&str>) -> Option<(&'a Plan, &'b Item<'b>)> {
+        let named = named.and_then(|level| Level::parse(level).ok());
+        let sells = |plan: &Plan, item: &Item<'_>| match (&plan.price, plan.interval) {
+            (Price::Id(id), _) => item.price_id() == Some(id.as_str()),
+            (Price::Inline { amount, currency }, Some(interval)) => {
+                named.as_ref() == Some(&plan.level) && item.costs(*amount, currency, interval)
+            }
+            (Price::Inline { .. }, None) => false,
+        };
+        let plans = self.catalogue.plans().iter().filter(|plan| plan.mode == Mode::Subscription);
+        plans
+            .flat_map(|plan| items.iter().map(move |item| (plan, item)))
+            .filter(|(plan, item)| sells(plan, item))
+            .max_by_key(|(plan, _)| plan.rank)
+    }
+}
+
+#[cfg(test)]
+mod tests;
