@@ -158,7 +158,7 @@ impl Billing {
         let id = SessionId::parse(id).map_err(|_| CheckoutError::NotFound)?;
         let session = self.0.ledger.session(user, &id).await?.ok_or(CheckoutError::NotFound)?;
         let grants = self.0.ledger.grants(user).await?;
-        let bought = grants.iter().filter(|grant| grant.session.as_ref() == Some(&id)).map(|grant| grant.status).max();
+        let bought = grants.iter().filter(|grant| grant.session.as_ref() == Some(&id)).max_by_key(|grant| grant.status);
         let state = state(&session, bought, Utc::now());
         Ok(SessionView {
             granted: state == SessionState::Complete,
@@ -275,17 +275,16 @@ fn read(created: CreatedSession) -> Option<StartedCheckout> {
 fn is_entitled(grants: &[Grant], plan: &Plan, now: DateTime<Utc>) -> bool {
     grants
         .iter()
-        .filter(|grant| grant.level == plan.level && grant.status == GrantStatus::Active)
+        .filter(|grant| grant.level == plan.level && grant.was_paid())
         .any(|grant| plan.once_per_user || (grant.source.kind == SourceKind::Subscription && grant.is_live(now)))
 }
 
-/// `bought` is what is known of the purchase made in the session, if anything is.
-fn state(session: &SessionRecord, bought: Option<GrantStatus>, now: DateTime<Utc>) -> SessionState {
+/// `bought` is what is known of the purchase made in the session, if anything is. A subscription that has ended was bought all the same.
+fn state(session: &SessionRecord, bought: Option<&Grant>, now: DateTime<Utc>) -> SessionState {
     match bought {
-        // Suspended: the subscription was bought, whatever became of it.
-        Some(GrantStatus::Active | GrantStatus::Suspended) => SessionState::Complete,
-        Some(GrantStatus::Pending) => SessionState::Pending,
-        Some(GrantStatus::Revoked) => SessionState::Expired,
+        Some(grant) if grant.was_paid() => SessionState::Complete,
+        Some(grant) if grant.status == GrantStatus::Pending => SessionState::Pending,
+        Some(_) => SessionState::Expired,
         None if session.expired || session.expires_at <= now => SessionState::Expired,
         None => SessionState::Open,
     }

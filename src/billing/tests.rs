@@ -21,8 +21,9 @@ use crate::{
         change::{Owner, Subject},
         entitlement::Entitlement,
         grant::Source,
+        id::SubscriptionId,
         plan,
-        subscription::Snapshots,
+        subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
     },
     ledger::{ChangedState, Epoch, Instance, KeyClaim, Lane, LedgerError, ParkedEvent},
 };
@@ -294,6 +295,52 @@ fn nobody_pays_twice() {
     assert!(!entitled("PRO", grant("PRO", Subscription, Pending, later)));
     assert!(!entitled("PRO", grant("PRO", Checkout, Active, later)), "a one-off purchase may become a subscription");
     assert!(!entitled("TEAM", grant("TEAM", Checkout, Active, later)), "a one-off purchase may be repeated");
+    assert!(!entitled("PRO", subscribed(SubscriptionStatus::Canceled, "cs_test_1")), "who has left may come back");
+    let mut once = catalogue.plan(&Level::parse("PRO").unwrap()).unwrap().clone();
+    once.once_per_user = true;
+    for (status, was_had) in [
+        (SubscriptionStatus::Canceled, true),
+        (SubscriptionStatus::Unpaid, true),
+        (SubscriptionStatus::IncompleteExpired, false),
+    ] {
+        assert_eq!(is_entitled(&[subscribed(status, "cs_test_1")], &once, now), was_had, "{status:?}");
+    }
+}
+
+/// The grant of a subscription to PRO that was bought in this session.
+fn subscribed(status: SubscriptionStatus, session: &str) -> Grant {
+    let now = Utc::now();
+    let snapshot = Snapshot {
+        status,
+        ends_at: now + TimeDelta::days(1),
+        level: Level::parse("PRO").ok(),
+        created: now,
+        started_at: now,
+        values: Attributes::new(),
+        before: Attributes::new(),
+    };
+    let id = SubscriptionId::parse("sub_1").unwrap();
+    Grant { session: SessionId::parse(session).ok(), ..Grant::of_subscription(&id, None, snapshot) }
+}
+
+#[tokio::test]
+async fn how_a_session_stands_whose_subscription_has_gone_on() {
+    let ledger = Arc::<MemoryLedger>::default();
+    let shop = closed_shop(Arc::clone(&ledger));
+    let expires_at = Utc::now();
+    let (id, level) = (SessionId::parse("cs_test_1").unwrap(), Level::parse("PRO").unwrap());
+    *ledger.sessions.lock().unwrap() =
+        vec![SessionRecord { id, user: user(1), level, interval: None, expired: false, expires_at }];
+    for (status, state) in [
+        (SubscriptionStatus::Active, SessionState::Complete),
+        (SubscriptionStatus::Paused, SessionState::Complete),
+        (SubscriptionStatus::Canceled, SessionState::Complete),
+        (SubscriptionStatus::Incomplete, SessionState::Pending),
+        (SubscriptionStatus::IncompleteExpired, SessionState::Expired),
+    ] {
+        *ledger.grants.lock().unwrap() = vec![subscribed(status, "cs_test_1")];
+        assert_eq!(shop.session(user(1), "cs_test_1").await.unwrap().state, state, "{status:?}");
+    }
 }
 
 #[tokio::test]

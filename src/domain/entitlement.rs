@@ -2,11 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    grant::{Grant, GrantStatus},
-    level::Level,
-    plan::Catalogue,
-};
+use super::{grant::Grant, level::Level, plan::Catalogue};
 
 /// What a user may do, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +46,6 @@ pub fn fold(grants: &[Grant], catalogue: &Catalogue, now: DateTime<Utc>) -> (Lev
 fn is_first_of_its_level(grant: &Grant, grants: &[Grant]) -> bool {
     grants
         .iter()
-        .filter(|other| other.level == grant.level && other.status == GrantStatus::Active)
+        .filter(|other| other.level == grant.level && other.was_paid())
         .all(|other| (grant.began_at(), &grant.source) <= (other.began_at(), &other.source))
 }

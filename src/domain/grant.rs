@@ -152,6 +152,12 @@ impl Grant {
         }
     }
 
+    /// Whether it was paid for, whatever became of it since.
+    #[must_use]
+    pub fn was_paid(&self) -> bool {
+        self.snapshots.latest().map_or(self.status == GrantStatus::Active, |latest| latest.status.was_paid())
+    }
+
     /// Since when it counts, by Stripe's times: a subscription from its beginning, however new its last snapshot.
     #[must_use]
     pub fn began_at(&self) -> DateTime<Utc> {

@@ -62,6 +62,12 @@ impl SubscriptionStatus {
         matches!(self, Self::PastDue | Self::Trialing | Self::Active)
     }
 
+    /// Whether it was paid for, or was a trial, whatever became of it.
+    #[must_use]
+    pub const fn was_paid(self) -> bool {
+        !matches!(self, Self::Incomplete | Self::IncompleteExpired)
+    }
+
     const fn grant_status(self) -> GrantStatus {
         match self {
             Self::IncompleteExpired | Self::Canceled => GrantStatus::Revoked,

@@ -225,6 +225,63 @@ fn once_per_user_counts_from_the_subscriptions_beginning() {
 }
 
 #[test]
+fn a_subscription_that_ended_was_the_one_a_user_may_have() {
+    let mut plans = catalogue().plans().to_vec();
+    plans.iter_mut().for_each(|plan| plan.once_per_user = true);
+    let catalogue = Catalogue::new(plans).unwrap();
+    let life = life();
+    let Effect::Purchase(mut second) = told(&Snapshot { started_at: time(DAY), ..life[2].clone() }) else {
+        unreachable!()
+    };
+    second.source.id = "sub_2".into();
+    let first = |status| told(&Snapshot { status, level: Level::parse("PRO").ok(), ..life[4].clone() });
+    for (status, gets_another) in [(SubscriptionStatus::Canceled, false), (SubscriptionStatus::IncompleteExpired, true)]
+    {
+        for order in permutations(&[first(status), Effect::Purchase(second.clone())]) {
+            let level = run(&order, &catalogue, time(40 * DAY)).entitlement.level;
+            assert_eq!(!level.is_free(), gets_another, "{status:?}");
+        }
+    }
+}
+
+/// Everything at once: the best of what is live holds, whatever came when.
+#[test]
+fn all_720_orders_of_a_mixed_script_end_alike() {
+    let (life, catalogue) = (life(), catalogue());
+    let bought = |session: &str, level: &str, created: i64| {
+        let Effect::Purchase(grant) = checkout(created) else { unreachable!() };
+        let level = Level::parse(level).unwrap();
+        Effect::Purchase(Grant {
+            source: Source { kind: SourceKind::Checkout, id: session.into() },
+            period_end: catalogue.plan(&level).unwrap().period_end(Mode::Payment, time(created)),
+            level,
+            event: EventId::parse(&format!("evt_{session}")).ok(),
+            session: SessionId::parse(session).ok(),
+            ..grant
+        })
+    };
+    let script = [
+        checkout(1),
+        told(&life[1]),
+        told(&life[2]),
+        told(&life[4]),
+        bought("cs_trial", "TRIAL", 58 * DAY),
+        bought("cs_team", "TEAM", -310 * DAY),
+    ];
+    for (now, level, end) in [
+        (50 * DAY, "TEAM", Some(time(55 * DAY))),
+        // The subscription is known to have ended, so that the trial is what is left.
+        (60 * DAY, "TRIAL", Some(time(65 * DAY))),
+        (70 * DAY, "FREE", None),
+    ] {
+        for order in permutations(&script) {
+            let found = run(&order, &catalogue, time(now)).entitlement;
+            assert_eq!((found.level.as_str(), found.expires_at), (level, end), "{order:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_late_end_of_an_old_subscription_leaves_the_new_one_alone() {
     let life = life();
     let Effect::Purchase(mut new) = told(&life[2]) else { unreachable!() };
