@@ -12,7 +12,11 @@ use tollgate::{
     activity::Activity,
     actor::{ActorLimits, ApplyError, Entitlements},
     cache::{Cache, RedisCache, RedisSettings},
-    domain::{event::Outcome, id::UserId},
+    domain::{
+        change::{Cause, Change, Owner, Subject, Unowned},
+        event::{Outcome, ParkReason},
+        id::{SubscriptionId, UserId},
+    },
     ledger::LedgerError,
 };
 use uuid::Uuid;
@@ -99,6 +103,39 @@ async fn another_replica_finds_the_mark_in_redis_and_does_not_ask_the_ledger() {
     one.ledger.set_epoch("second");
     assert_eq!(deliver(&two, user(2)).await, Ok(Outcome::Duplicate));
     assert_eq!(one.ledger.asked_about("evt_1"), 2);
+}
+
+/// The same delivery, of an event that names no user.
+fn unowned(event: &str) -> Unowned {
+    let Change { cause, effect, .. } = delivery(user(0), event);
+    Unowned {
+        subject: Subject { subscription: SubscriptionId::parse("sub_1").unwrap(), customer: None },
+        cause,
+        effect,
+    }
+}
+
+#[actix_web::test]
+async fn an_owner_who_changes_between_look_up_and_lock_is_looked_up_again() {
+    let stage = Stage::new(LIMITS);
+    stage.ledger.owned_by([Owner::User(user(1)), Owner::User(user(2))]);
+    stage.ledger.fail("evt_1", Fault::Answers(LedgerError::OwnerChanged));
+    let result = stage.entitlements.apply_unowned(unowned("evt_1")).await;
+    assert_eq!(result, Ok((Some(user(2)), Outcome::Applied)));
+    let users: Vec<UserId> = stage.ledger.batches().concat().into_iter().map(|(user, _)| user).collect();
+    assert_eq!(users, [user(1), user(2)]);
+}
+
+#[actix_web::test]
+async fn a_parked_event_that_is_still_nobodys_is_not_recorded_again() {
+    let stage = Stage::new(LIMITS);
+    for (owner, reason) in [(Owner::Nobody, ParkReason::UnknownOwner), (Owner::Several, ParkReason::SeveralOwners)] {
+        stage.ledger.owned_by([owner]);
+        let Unowned { subject, cause: Cause::Delivery(event), effect } = unowned("evt_1") else { unreachable!() };
+        let again = Unowned { subject, cause: Cause::Retry(event), effect };
+        assert_eq!(stage.entitlements.apply_unowned(again).await, Ok((None, Outcome::Parked(reason))));
+    }
+    assert_eq!(stage.ledger.asked_about("evt_1"), 0, "or it would be due at once, and so for ever");
 }
 
 #[actix_web::test]

@@ -1,7 +1,7 @@
 //! A ledger without a database that keeps its books in memory and fails exactly where a test says so.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -52,6 +52,7 @@ struct Books {
     states: HashMap<UserId, Entitlement>,
     inbox: HashSet<EventId>,
     faults: HashMap<EventId, Fault>,
+    owners: VecDeque<Owner>,
     batches: Vec<Vec<(UserId, EventId)>>,
     clock_failures: u32,
     sweep_panics: u32,
@@ -65,6 +66,7 @@ impl ScriptedLedger {
             states: HashMap::new(),
             inbox: HashSet::new(),
             faults: HashMap::new(),
+            owners: VecDeque::new(),
             batches: Vec::new(),
             clock_failures: 0,
             sweep_panics: 0,
@@ -76,6 +78,11 @@ impl ScriptedLedger {
     /// The fault that the entry of this event meets, once.
     pub(crate) fn fail(&self, event: &str, fault: Fault) {
         self.books().faults.insert(EventId::parse(event).unwrap(), fault);
+    }
+
+    /// Whose the subject is that is asked about, time after time; then nobody's.
+    pub(crate) fn owned_by(&self, owners: impl IntoIterator<Item = Owner>) {
+        self.books().owners.extend(owners);
     }
 
     /// From now on batches are taken and not decided, and reads find what there is and do not answer.
@@ -202,7 +209,7 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
-        Ok(Owner::Nobody)
+        Ok(self.books().owners.pop_front().unwrap_or(Owner::Nobody))
     }
 
     async fn changed_between(

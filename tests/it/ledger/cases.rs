@@ -21,7 +21,7 @@ pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
     a_subscriptions_own_events_replace_what_its_checkout_said, an_end_that_is_known_before_all_else_stays_the_end,
-    an_owner_is_found_by_what_was_bought, an_owner_who_has_changed_is_looked_up_again,
+    an_owner_is_found_by_what_was_bought, nothing_is_written_for_an_owner_who_has_changed,
     of_one_second_the_later_state_holds_in_any_order,
 };
 use super::{commit, commit_one, event, purchase, purchase_of, seconds, user};

@@ -54,9 +54,9 @@ on_every_database! {
     an_end_that_is_known_before_all_else_stays_the_end
     an_ignored_event_is_no_duplicate_once_its_type_is_handled
     an_owner_is_found_by_what_was_bought
-    an_owner_who_has_changed_is_looked_up_again
     another_object_under_a_known_id_changes_nothing
     many_bodies_under_one_event_id_do_not_fill_the_stack
+    nothing_is_written_for_an_owner_who_has_changed
     of_one_second_the_later_state_holds_in_any_order
     one_batch_holds_many_users_and_many_events_of_one
     sessions_keys_and_replicas_have_their_books

@@ -182,7 +182,7 @@ pub(crate) async fn an_owner_is_found_by_what_was_bought(on: &dyn TestLedger) {
 }
 
 /// Between being looked up and being locked the owner became another one: nothing is written for that event, and its batch goes on.
-pub(crate) async fn an_owner_who_has_changed_is_looked_up_again(on: &dyn TestLedger) {
+pub(crate) async fn nothing_is_written_for_an_owner_who_has_changed(on: &dyn TestLedger) {
     use SubscriptionStatus::{Active, Canceled};
     let ledger = on.ledger();
     let mut lane = ledger.lane();
