@@ -54,7 +54,8 @@ impl<'a> Banner<'a> {
         tracing::info!(ledger, cache, stripe, sign_in, "chosen");
         let mut stderr = io::stderr().lock();
         if (self.config.sandbox.is_some() || stderr.is_terminal())
-            && let Err(error) = writeln!(stderr, "{self}")
+            // In one piece: the log is written at the same time, and often into the same file.
+            && let Err(error) = stderr.write_all(format!("{self}\n").as_bytes())
         {
             tracing::debug!(%error, "nobody saw the banner");
         }
