@@ -39,6 +39,7 @@ use crate::{
     billing::Billing,
     config::{Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
+    domain::live::LiveCatalogue,
     http::{self, State},
     intake::{Interpreter, signature::Tolerance},
     reader::EntitlementReader,
@@ -79,7 +80,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => Url::parse(&format!("http://{}", public.address)).context("TOLLGATE_BIND")?,
     };
 
-    let ledger = stores::open_ledger(&config).await?;
+    let catalogue = LiveCatalogue::from(config.catalogue.clone());
+    let ledger = stores::open_ledger(&config, &catalogue).await?;
     let cache = stores::open_cache(&config)?;
     let activity = if config.sandbox.is_some() { Activity::watched() } else { Activity::unwatched() };
     let sandbox = match config.sandbox.as_ref().zip(sandbox) {
@@ -91,7 +93,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => Account::of_stripe(&config)?,
     };
     let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), activity.clone(), actor_limits(&config));
-    let interpreter = Interpreter::new(config.catalogue.clone(), account.livemode);
+    let interpreter = Interpreter::new(catalogue.clone(), account.livemode);
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
         Arc::clone(&ledger),
@@ -113,14 +115,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let state = State::new(http::Parts {
         entitlements: entitlements.clone(),
         reader: EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS),
-        billing: Billing::new(account.gateway, ledger, config.catalogue.clone(), &app, &config.checkout),
+        billing: Billing::new(account.gateway, Arc::clone(&ledger), catalogue.clone(), &app, &config.checkout),
         interpreter,
         webhook_secrets: account.webhook_secrets,
         tolerance: Tolerance::STRIPE,
         activity: activity.clone(),
         sessions: SessionVerifier::new(jwt_secret, config.auth.issuer.clone()),
         service_tokens: ServiceTokens::new(&config.auth.service_tokens),
-        catalogue: config.catalogue.clone(),
+        catalogue: catalogue.clone(),
         readiness: Arc::new(probe),
         render_metrics: Arc::new(move || prometheus.render()),
         admin_token: config.auth.admin_token.clone(),

@@ -82,11 +82,12 @@ async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<H
     let min_version = min_version(request.query_string())?;
     let reading = state.reader.read(user, min_version).await?;
     let entitlement = &reading.entitlement;
+    let catalogue = state.catalogue.get();
     let answer = EntitlementAnswer {
         user_id: user,
         entitlement_level: entitlement.level.as_str(),
         expires_at: entitlement.expires_at,
-        features: state.catalogue.features(&entitlement.level),
+        features: catalogue.features(&entitlement.level),
         source: reading.source.as_str(),
         version: entitlement.version,
     };

@@ -168,8 +168,8 @@ pub struct SessionRecord {
 /// How an idempotency key of a caller stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyClaim {
-    /// The level it was first used for.
-    pub level: Level,
+    /// What it was first used for.
+    pub wish: String,
     /// Grows when Stripe's answer was a stored failure: the next call needs another key at Stripe.
     pub attempt: u32,
 }
@@ -232,8 +232,8 @@ pub trait Ledger: Send + Sync {
     /// A session we created, if it is this user's.
     async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Claims a caller's idempotency key for a level, or tells what it was claimed for.
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError>;
+    /// Claims a caller's idempotency key for a wish, or tells what it was claimed for.
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError>;
 
     /// Notes that Stripe stored a failure under this attempt of the key.
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;

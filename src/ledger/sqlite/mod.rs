@@ -42,7 +42,7 @@ use crate::domain::{
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
-    plan::Catalogue,
+    live::LiveCatalogue,
 };
 
 /// Whose purchases a file holds. It is decided when the file is made, for good.
@@ -113,7 +113,7 @@ struct Shared {
     readers: Arc<Pool>,
     writer: Arc<Pool>,
     file: Arc<connection::LockedFile>,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     epoch: Epoch,
     limits: Limits,
     /// The length of the log that is cut next.
@@ -153,7 +153,7 @@ impl SqliteLedger {
         path: &Path,
         purpose: Purpose,
         limits: Limits,
-        catalogue: Catalogue,
+        catalogue: impl Into<LiveCatalogue>,
     ) -> Result<(Self, MigrationReport), OpenError> {
         let owned = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || open::open(&owned, purpose, limits)).await;
@@ -165,7 +165,7 @@ impl SqliteLedger {
             readers: Pool::readers(&opened.file, limits),
             writer: Pool::writer(&opened.file, opened.writer, limits),
             file: opened.file,
-            catalogue,
+            catalogue: catalogue.into(),
             epoch: opened.epoch,
             limits,
             wal_bound: AtomicU64::new(limits.wal_max),
@@ -185,7 +185,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue))
+        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue.get()))
     }
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
@@ -221,8 +221,8 @@ impl Ledger for SqliteLedger {
         upkeep::session(&self.shared.readers, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.shared.writer, user, key_hash, level).await
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.shared.writer, user, key_hash, wish).await
     }
 
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {

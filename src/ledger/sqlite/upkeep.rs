@@ -15,10 +15,7 @@ use super::{
     connection::{Pool, micros, moment, now},
     schema::{checkout_keys, checkout_sessions, instances},
 };
-use crate::domain::{
-    id::{EventId, SessionId, UserId},
-    level::Level,
-};
+use crate::domain::id::{EventId, SessionId, UserId};
 
 /// A process that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
 /// value.
@@ -99,26 +96,27 @@ pub(super) async fn claim_key(
     writer: &Arc<Pool>,
     user: UserId,
     key_hash: [u8; 32],
-    level: &Level,
+    wish: &str,
 ) -> Result<KeyClaim, LedgerError> {
     let insert = diesel::insert_into(checkout_keys::table)
         .values((
             checkout_keys::user_id.eq(user.to_string()),
             checkout_keys::key_hash.eq(key_hash.to_vec()),
-            checkout_keys::level.eq(level.as_str().to_owned()),
+            // The level, and the interval if it is not the default one: see billing.
+            checkout_keys::level.eq(wish.to_owned()),
             checkout_keys::created_at.eq(micros(now())),
         ))
         .on_conflict_do_nothing();
     let claim = checkout_keys::table
         .find((user.to_string(), key_hash.to_vec()))
         .select((checkout_keys::level, checkout_keys::attempt));
-    let (level, attempt): (String, i32) = writer
+    let (wish, attempt): (String, i32) = writer
         .ask(move |connection| {
             insert.execute(connection)?;
             claim.first(connection)
         })
         .await?;
-    account::key_claim(&level, attempt)
+    Ok(account::key_claim(wish, attempt))
 }
 
 pub(super) async fn fail_key(

@@ -240,8 +240,8 @@ impl Ledger for ScriptedLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { level: level.clone(), attempt: 1 })
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
     }
 
     async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use stripe_gateway::{GatewayConfig, GatewayError, Interval, Mode, NewCheckoutSession, Price, StripeGateway};
+use stripe_gateway::{
+    GatewayConfig, GatewayError, Interval, Mode, NewCheckoutSession, PageOptions, Price, StripeGateway,
+};
 use tempfile::TempDir;
 use tollgate::{
     activity::Activity,
@@ -34,6 +36,8 @@ fn wish(mode: Mode, price: Price) -> NewCheckoutSession {
         price,
         success_url: "https://app.test/ok?session_id={CHECKOUT_SESSION_ID}".into(),
         cancel_url: "https://app.test/pricing?a=b&c=d".into(),
+        page: PageOptions::default(),
+        more_metadata: vec![],
     }
 }
 
