@@ -30,7 +30,7 @@ use tollgate::{
     domain::{
         change::{Cause, Change, Effect},
         entitlement::{Entitlement, fold},
-        event::{EventRecord, Outcome},
+        event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
@@ -349,6 +349,14 @@ impl Ledger for NoLedger {
 
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(Vec::new())
+    }
+
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
+        Ok(0)
     }
 
     async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {

@@ -8,6 +8,7 @@ mod account;
 mod banner;
 mod listen;
 mod probe;
+mod reload;
 mod stores;
 
 use std::{
@@ -31,6 +32,7 @@ use self::{
     banner::{Addresses, Banner},
     listen::Socket,
     probe::Probe,
+    reload::Reloader,
 };
 use crate::{
     activity::Activity,
@@ -59,7 +61,7 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Answers requests until SIGTERM or SIGINT. To be run within an actix `System`.
+/// Answers requests until SIGTERM or SIGINT; SIGHUP has the catalogue read again. To be run within an actix `System`.
 ///
 /// # Errors
 /// What kept it from starting, with the way to mend it.
@@ -80,6 +82,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => Url::parse(&format!("http://{}", public.address)).context("TOLLGATE_BIND")?,
     };
 
+    // From here on SIGHUP does not end the process.
+    let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let catalogue = LiveCatalogue::from(config.catalogue.clone());
     let ledger = stores::open_ledger(&config, &catalogue).await?;
     let cache = stores::open_cache(&config)?;
@@ -144,6 +148,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));
     }
     let upkeep = upkeep.start();
+    let reloader = Reloader { source: config.catalogue_source.clone(), catalogue, ledger };
+    let reloading = tokio::spawn(reloader.run(hangups));
     Banner::new(&config, &addresses, demo.is_some()).show();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -159,6 +165,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ended_by = until_told_to_stop().await?;
     tracing::info!(signal = ended_by, "stopping");
     stopping.store(true, Ordering::Relaxed);
+    reloading.abort();
     let limit = config.server.shutdown_timeout + STOP_GRACE;
     let stop = async {
         if let Some((sandbox, _)) = &sandbox {

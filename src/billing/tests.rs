@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    domain::{entitlement::Entitlement, grant::Source, plan},
+    domain::{entitlement::Entitlement, event::ParkReason, grant::Source, plan},
     ledger::{ChangedState, Epoch, Instance, KeyClaim, Lane, LedgerError, ParkedEvent},
 };
 
@@ -70,6 +70,12 @@ impl Ledger for MemoryLedger {
         unreachable()
     }
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
+        unreachable()
+    }
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        unreachable()
+    }
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
         unreachable()
     }
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {

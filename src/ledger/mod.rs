@@ -25,7 +25,7 @@ pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
     change::Change,
     entitlement::Entitlement,
-    event::{EventRecord, Outcome},
+    event::{EventRecord, Outcome, ParkReason},
     grant::Grant,
     id::{EventId, SessionId, UserId},
     level::Level,
@@ -225,6 +225,12 @@ pub trait Ledger: Send + Sync {
 
     /// Levels that live grants have: the catalogue must know them all.
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError>;
+
+    /// Those of the levels that no grant can have before a migration has added them.
+    async fn levels_lacking(&self, levels: &[Level]) -> Result<Vec<Level>, LedgerError>;
+
+    /// Makes all events that are parked for this reason due, and tells how many.
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError>;
 
     /// Records a session we created.
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError>;

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::domain::{
     entitlement::Entitlement,
+    event::ParkReason,
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
@@ -129,6 +130,15 @@ impl Ledger for PostgresLedger {
 
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.pool).await
+    }
+
+    async fn levels_lacking(&self, levels: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        let known = read::levels_known(&self.pool).await?;
+        Ok(levels.iter().filter(|level| !known.contains(level)).cloned().collect())
+    }
+
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
+        upkeep::wake_parked(&self.pool, reason).await
     }
 
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {

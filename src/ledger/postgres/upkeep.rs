@@ -16,7 +16,10 @@ use super::{
     connection::{Pool, identify},
     schema::{checkout_keys, checkout_sessions, instances},
 };
-use crate::domain::id::{EventId, SessionId, UserId};
+use crate::domain::{
+    event::ParkReason,
+    id::{EventId, SessionId, UserId},
+};
 
 /// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
 /// value.
@@ -51,6 +54,14 @@ pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEven
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
+}
+
+pub(super) async fn wake_parked(pool: &Pool, reason: ParkReason) -> Result<usize, LedgerError> {
+    let wake = diesel::sql_query(
+        "UPDATE stripe_events SET processed_at = '-infinity' WHERE outcome = 'parked' AND reason = $1",
+    )
+    .bind::<Text, _>(reason.as_str());
+    pool.run(async |connection| wake.execute(connection).await).await
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]

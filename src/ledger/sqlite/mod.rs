@@ -39,6 +39,7 @@ use super::{
 };
 use crate::domain::{
     entitlement::Entitlement,
+    event::ParkReason,
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
@@ -211,6 +212,15 @@ impl Ledger for SqliteLedger {
 
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.shared.readers).await
+    }
+
+    /// A level is a text here.
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
+        upkeep::wake_parked(&self.shared.writer, reason).await
     }
 
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {

@@ -15,7 +15,10 @@ use super::{
     connection::{Pool, micros, moment, now},
     schema::{checkout_keys, checkout_sessions, instances},
 };
-use crate::domain::id::{EventId, SessionId, UserId};
+use crate::domain::{
+    event::ParkReason,
+    id::{EventId, SessionId, UserId},
+};
 
 /// A process that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
 /// value.
@@ -47,6 +50,12 @@ pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<Par
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
+}
+
+pub(super) async fn wake_parked(writer: &Arc<Pool>, reason: ParkReason) -> Result<usize, LedgerError> {
+    let wake = diesel::sql_query("UPDATE stripe_events SET processed_at = 0 WHERE outcome = 'parked' AND reason = ?1")
+        .bind::<Text, _>(reason.as_str());
+    writer.ask(move |connection| wake.execute(connection)).await
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]

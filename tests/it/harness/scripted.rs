@@ -15,7 +15,7 @@ use tollgate::{
     domain::{
         change::{Cause, Change, Effect},
         entitlement::Entitlement,
-        event::{EventRecord, Outcome},
+        event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
@@ -230,6 +230,14 @@ impl Ledger for ScriptedLedger {
 
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(vec![])
+    }
+
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
+        Ok(0)
     }
 
     async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {
