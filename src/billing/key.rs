@@ -60,6 +60,7 @@ pub(super) fn stripe_key(user: UserId, wish: &str, caller_key: Option<&CallerKey
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::plan::{self, Interval};
 
     #[test]
     fn keys_are_printable_ascii() {
@@ -69,6 +70,14 @@ mod tests {
         for wrong in ["", "a\tb", "a\nb", "\u{e9}", "a\u{7f}", &"k".repeat(256)] {
             assert_eq!(CallerKey::parse(wrong), Err(CheckoutError::InvalidKey), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn another_interval_is_another_wish_and_the_default_one_need_not_be_said() {
+        let mut plan = plan::tests::catalogue().plans()[1].clone();
+        let yearly = Price { interval: Some(Interval::Year), ..plan.price.clone() };
+        plan.other_prices.push(yearly.clone());
+        assert_eq!((wish(&plan, &plan.price).as_str(), wish(&plan, &yearly).as_str()), ("PRO", "PRO year"));
     }
 
     #[test]

@@ -288,6 +288,39 @@ mod tests {
     }
 
     #[test]
+    fn the_page_asks_and_offers_only_what_it_is_told_to() {
+        let all = PageOptions {
+            promotion_codes: true,
+            quantity: Some((2, 50)),
+            automatic_tax: true,
+            billing_address: true,
+            tax_id_collection: true,
+            trial_days: Some(14),
+        };
+        let parts = [
+            "allow_promotion_codes=true",
+            "line_items[0][quantity]=2",
+            "line_items[0][adjustable_quantity][enabled]=true",
+            "line_items[0][adjustable_quantity][minimum]=2",
+            "line_items[0][adjustable_quantity][maximum]=50",
+            "automatic_tax[enabled]=true",
+            "billing_address_collection=required",
+            "tax_id_collection[enabled]=true",
+            "subscription_data[trial_period_days]=14",
+        ];
+        let monthly = || inline(2900, "usd", Some(Interval::Month));
+        let offering = NewCheckoutSession { page: all.clone(), ..session(Mode::Subscription, monthly()) };
+        let (offering, plain) =
+            (offering.into_request().unwrap().build().body.unwrap(), body(Mode::Subscription, monthly()));
+        for part in parts {
+            assert!(offering.split('&').any(|pair| pair == part), "{part} in {offering}");
+            assert!(!plain.split('&').any(|pair| pair == part), "{part} in {plain}");
+        }
+        let paid_once = NewCheckoutSession { page: all, ..session(Mode::Payment, inline(1, "usd", None)) };
+        assert!(matches!(paid_once.into_request(), Err(GatewayError::Configuration(_))), "a payment has no trial");
+    }
+
+    #[test]
     fn prices_that_stripe_would_refuse_are_not_sent() {
         for (mode, price) in [
             (Mode::Subscription, inline(2900, "usd", None)),
