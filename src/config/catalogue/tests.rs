@@ -22,6 +22,17 @@ fn the_built_in_catalogue() {
 }
 
 #[test]
+fn the_readme_shows_the_built_in_catalogue_and_one_that_can_be_read() {
+    let readme = include_str!("../../../README.md");
+    let examples: Vec<_> = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let [built_in, full] = examples.as_slice() else { panic!("two examples") };
+    assert_eq!(parse(built_in), parse(BUILT_IN));
+    let catalogue = parse(full).unwrap();
+    let [team] = catalogue.plans() else { panic!("one plan") };
+    assert_eq!((team.price.interval, team.other_prices.len()), (Some(Interval::Year), 1));
+}
+
+#[test]
 fn what_may_be_left_out() {
     let text = "[[plan]]\nlevel='TEAM'\nrank=1\nmode='subscription'\nprice='price_1'\nfeatures=['a','b']\n\
                 [[plan]]\nlevel='DAY'\nrank=2\nmode='payment'\namount=5\n";
