@@ -99,7 +99,7 @@ impl MigrationConfig {
         let store = LedgerStore::read(reader, sandbox.as_ref().map(|sandbox| sandbox.directory.as_path()));
         // What a level costs is of no interest to the schema.
         let catalogue = catalogue::read(reader, None);
-        Some(Self { store: store?.0, sandbox: sandbox.is_some(), catalogue: catalogue? })
+        Some(Self { store: store?.0, sandbox: sandbox.is_some(), catalogue: catalogue?.0 })
     }
 }
 

@@ -96,7 +96,7 @@ impl ApiError {
             Self::IdempotencyConflict => (
                 StatusCode::CONFLICT,
                 "IDEMPOTENCY_CONFLICT",
-                "This Idempotency-Key was used for another entitlement level",
+                "This Idempotency-Key was used for another entitlement level or interval",
             ),
             Self::PayloadTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The request body is too long")
@@ -181,6 +181,9 @@ impl From<CheckoutError> for ApiError {
     fn from(error: CheckoutError) -> Self {
         match error {
             CheckoutError::InvalidLevel => Self::InvalidEntitlementLevel,
+            CheckoutError::InvalidInterval => Self::InvalidRequest(
+                "This level is not sold by that interval; GET /api/plans lists those it is sold by",
+            ),
             CheckoutError::InvalidKey => Self::InvalidRequest("Idempotency-Key must be 1 to 255 printable characters"),
             CheckoutError::IdempotencyConflict => Self::IdempotencyConflict,
             CheckoutError::RateLimited { retry_after } => Self::RateLimited(retry_after),

@@ -41,7 +41,7 @@ use crate::{
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},
     billing::Billing,
-    domain::plan::Catalogue,
+    domain::live::LiveCatalogue,
     intake::{
         Interpreter,
         signature::{Tolerance, WebhookSecrets},
@@ -70,7 +70,7 @@ pub struct Parts {
     /// Knows application servers.
     pub service_tokens: ServiceTokens,
     /// Features of levels.
-    pub catalogue: Catalogue,
+    pub catalogue: LiveCatalogue,
     /// Asks all dependencies.
     pub readiness: Arc<dyn Readiness>,
     /// Writes all metrics in Prometheus' text format.
@@ -105,7 +105,7 @@ struct Shared {
     activity: Activity,
     sessions: SessionVerifier,
     service_tokens: ServiceTokens,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     readiness: CachedReadiness,
     render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     // One token among none: compared as service tokens are, in constant time.

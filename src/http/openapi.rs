@@ -131,6 +131,6 @@ mod tests {
         assert_eq!(schema("CheckoutRequest")["additionalProperties"], false);
         assert_eq!(schema("ErrorBody")["required"], serde_json::json!(["error", "code"]));
         assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 6);
-        assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 8);
+        assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 10);
     }
 }

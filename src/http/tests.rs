@@ -67,7 +67,7 @@ fn parts() -> Parts {
         activity: Activity::unwatched(),
         sessions: SessionVerifier::new(&JWT_SECRET.into(), None),
         service_tokens: ServiceTokens::new(&[SERVICE_TOKEN.into()]),
-        catalogue,
+        catalogue: catalogue.into(),
         readiness: Arc::new(Report(DependencyState::Degraded)),
         render_metrics: Arc::new(|| "up 1\n".to_owned()),
         admin_token: Some(ADMIN_TOKEN.into()),

@@ -25,7 +25,7 @@ pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
     change::Change,
     entitlement::Entitlement,
-    event::{EventRecord, Outcome},
+    event::{EventRecord, Outcome, ParkReason},
     grant::Grant,
     id::{EventId, SessionId, UserId},
     level::Level,
@@ -168,8 +168,8 @@ pub struct SessionRecord {
 /// How an idempotency key of a caller stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyClaim {
-    /// The level it was first used for.
-    pub level: Level,
+    /// What it was first used for.
+    pub wish: String,
     /// Grows when Stripe's answer was a stored failure: the next call needs another key at Stripe.
     pub attempt: u32,
 }
@@ -226,14 +226,20 @@ pub trait Ledger: Send + Sync {
     /// Levels that live grants have: the catalogue must know them all.
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError>;
 
+    /// Those of the levels that no grant can have before a migration has added them.
+    async fn levels_lacking(&self, levels: &[Level]) -> Result<Vec<Level>, LedgerError>;
+
+    /// Makes all events that are parked for this reason due, and tells how many.
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError>;
+
     /// Records a session we created.
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError>;
 
     /// A session we created, if it is this user's.
     async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Claims a caller's idempotency key for a level, or tells what it was claimed for.
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError>;
+    /// Claims a caller's idempotency key for a wish, or tells what it was claimed for.
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError>;
 
     /// Notes that Stripe stored a failure under this attempt of the key.
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;

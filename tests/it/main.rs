@@ -13,6 +13,7 @@ mod harness;
 
 mod actors;
 mod cache;
+mod catalogue;
 mod checkout;
 mod cli;
 mod demo;

@@ -30,9 +30,11 @@ use super::{
 };
 use crate::domain::{
     entitlement::Entitlement,
+    event::ParkReason,
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
+    live::LiveCatalogue,
     plan::Catalogue,
 };
 
@@ -45,7 +47,7 @@ pub struct PostgresLedger {
 /// What lanes and reads have in common.
 struct Shared {
     connector: Connector,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     epoch: EpochSeen,
     owns_users: bool,
 }
@@ -63,13 +65,13 @@ impl PostgresLedger {
     ///
     /// # Errors
     /// [`LedgerError`] if the database cannot be reached, or has not been migrated.
-    pub async fn connect(url: &str, limits: Limits, catalogue: Catalogue) -> Result<Self, LedgerError> {
+    pub async fn connect(url: &str, limits: Limits, catalogue: impl Into<LiveCatalogue>) -> Result<Self, LedgerError> {
         let connector = Connector::new(url, limits);
         let connection = connector.connect().await?;
         let (epoch, owns_users) = connection::identity(&connection).await?;
         let epoch = EpochSeen::new(epoch);
         let pool = connector.pool(epoch.clone())?;
-        let shared = Arc::new(Shared { connector, catalogue, epoch, owns_users });
+        let shared = Arc::new(Shared { connector, catalogue: catalogue.into(), epoch, owns_users });
         Ok(Self { shared, pool })
     }
 
@@ -102,7 +104,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        read::entitlement(&self.pool, &self.shared.catalogue, user).await
+        read::entitlement(&self.pool, &self.shared.catalogue.get(), user).await
     }
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
@@ -130,6 +132,15 @@ impl Ledger for PostgresLedger {
         read::levels_in_use(&self.pool).await
     }
 
+    async fn levels_lacking(&self, levels: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        let known = read::levels_known(&self.pool).await?;
+        Ok(levels.iter().filter(|level| !known.contains(level)).cloned().collect())
+    }
+
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
+        upkeep::wake_parked(&self.pool, reason).await
+    }
+
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
         upkeep::record_session(&self.pool, session).await
     }
@@ -138,8 +149,8 @@ impl Ledger for PostgresLedger {
         upkeep::session(&self.pool, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.pool, user, key_hash, level).await
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.pool, user, key_hash, wish).await
     }
 
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {

@@ -17,8 +17,8 @@ use super::{
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
+    event::ParkReason,
     id::{EventId, SessionId, UserId},
-    level::Level,
 };
 
 /// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
@@ -54,6 +54,14 @@ pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEven
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
+}
+
+pub(super) async fn wake_parked(pool: &Pool, reason: ParkReason) -> Result<usize, LedgerError> {
+    let wake = diesel::sql_query(
+        "UPDATE stripe_events SET processed_at = '-infinity' WHERE outcome = 'parked' AND reason = $1",
+    )
+    .bind::<Text, _>(reason.as_str());
+    pool.run(async |connection| wake.execute(connection).await).await
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
@@ -102,25 +110,26 @@ pub(super) async fn claim_key(
     pool: &Pool,
     user: UserId,
     key_hash: [u8; 32],
-    level: &Level,
+    wish: &str,
 ) -> Result<KeyClaim, LedgerError> {
     let insert = diesel::insert_into(checkout_keys::table)
         .values((
             checkout_keys::user_id.eq(user.uuid()),
             checkout_keys::key_hash.eq(key_hash.as_slice()),
-            checkout_keys::level.eq(level.as_str()),
+            // The level, and the interval if it is not the default one: see billing.
+            checkout_keys::level.eq(wish),
         ))
         .on_conflict_do_nothing();
     let claim = checkout_keys::table
         .find((user.uuid(), key_hash.as_slice()))
         .select((checkout_keys::level, checkout_keys::attempt));
-    let (level, attempt): (String, i32) = pool
+    let (wish, attempt): (String, i32) = pool
         .run(async |connection| {
             insert.execute(connection).await?;
             claim.first(connection).await
         })
         .await?;
-    account::key_claim(&level, attempt)
+    Ok(account::key_claim(wish, attempt))
 }
 
 pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {

@@ -39,10 +39,11 @@ use super::{
 };
 use crate::domain::{
     entitlement::Entitlement,
+    event::ParkReason,
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
-    plan::Catalogue,
+    live::LiveCatalogue,
 };
 
 /// Whose purchases a file holds. It is decided when the file is made, for good.
@@ -113,7 +114,7 @@ struct Shared {
     readers: Arc<Pool>,
     writer: Arc<Pool>,
     file: Arc<connection::LockedFile>,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     epoch: Epoch,
     limits: Limits,
     /// The length of the log that is cut next.
@@ -153,7 +154,7 @@ impl SqliteLedger {
         path: &Path,
         purpose: Purpose,
         limits: Limits,
-        catalogue: Catalogue,
+        catalogue: impl Into<LiveCatalogue>,
     ) -> Result<(Self, MigrationReport), OpenError> {
         let owned = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || open::open(&owned, purpose, limits)).await;
@@ -165,7 +166,7 @@ impl SqliteLedger {
             readers: Pool::readers(&opened.file, limits),
             writer: Pool::writer(&opened.file, opened.writer, limits),
             file: opened.file,
-            catalogue,
+            catalogue: catalogue.into(),
             epoch: opened.epoch,
             limits,
             wal_bound: AtomicU64::new(limits.wal_max),
@@ -185,7 +186,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue))
+        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue.get()))
     }
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
@@ -213,6 +214,15 @@ impl Ledger for SqliteLedger {
         read::levels_in_use(&self.shared.readers).await
     }
 
+    /// A level is a text here.
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
+        upkeep::wake_parked(&self.shared.writer, reason).await
+    }
+
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
         upkeep::record_session(&self.shared.writer, session).await
     }
@@ -221,8 +231,8 @@ impl Ledger for SqliteLedger {
         upkeep::session(&self.shared.readers, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.shared.writer, user, key_hash, level).await
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.shared.writer, user, key_hash, wish).await
     }
 
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {

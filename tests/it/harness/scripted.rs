@@ -15,7 +15,7 @@ use tollgate::{
     domain::{
         change::{Cause, Change, Effect},
         entitlement::Entitlement,
-        event::{EventRecord, Outcome},
+        event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
@@ -232,6 +232,14 @@ impl Ledger for ScriptedLedger {
         Ok(vec![])
     }
 
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
+        Ok(0)
+    }
+
     async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {
         Ok(())
     }
@@ -240,8 +248,8 @@ impl Ledger for ScriptedLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { level: level.clone(), attempt: 1 })
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
     }
 
     async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {

@@ -186,12 +186,15 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
     assert_eq!(commit_one(&mut *ledger.lane(), expired).await.outcome, Outcome::Applied);
     assert!(ledger.session(owner, &session.id).await.unwrap().unwrap().expired);
 
-    let (pro, trial) = (Level::parse("PRO").unwrap(), Level::parse("TRIAL").unwrap());
-    assert_eq!(ledger.claim_key(owner, [1; 32], &pro).await.unwrap().attempt, 1);
-    assert_eq!(ledger.claim_key(owner, [1; 32], &trial).await.unwrap().level, pro, "the first use counts");
+    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt, 1);
+    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO").await.unwrap().wish, "PRO year", "the first use counts");
     ledger.fail_key(owner, [1; 32], 1).await.unwrap();
     ledger.fail_key(owner, [1; 32], 1).await.unwrap();
-    assert_eq!(ledger.claim_key(owner, [1; 32], &pro).await.unwrap().attempt, 2, "two failures of one attempt are one");
+    assert_eq!(
+        ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt,
+        2,
+        "two failures of one attempt are one"
+    );
 
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     ledger.beat(one, Duration::ZERO).await.unwrap();

@@ -14,7 +14,7 @@ use tollgate::{
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
-        plan::Mode,
+        plan::{Mode, Terms},
     },
     ledger::{Committed, Entry, Lane, LedgerError, Ticket},
 };
@@ -85,7 +85,7 @@ pub(crate) fn purchase(user: UserId, id: &str, session: &str) -> Entry {
 
 fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<Utc>) -> Entry {
     let level = Level::parse(level).unwrap();
-    let period_end = built_in().plan(&level).unwrap().period_end(Mode::Payment, at);
+    let period_end = built_in().plan(&level).unwrap().period_end(Mode::Payment, Terms::default(), at);
     Entry::Change(Change {
         user,
         cause: Cause::Delivery(event(id)),
