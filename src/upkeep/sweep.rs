@@ -90,3 +90,29 @@ fn show_parked(counts: &[ParkedCount]) {
     // Of a newer version, while both run.
     show("other", &|word| ParkReason::ALL.iter().all(|reason| reason.as_str() != word));
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_that_nothing_waits_for_any_more_counts_none() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = |counts: &[(&str, u64)]| {
+            let counts: Vec<_> = counts
+                .iter()
+                .map(|(reason, count)| ParkedCount { reason: (*reason).to_owned(), count: *count, oldest: Utc::now() })
+                .collect();
+            metrics::with_local_recorder(&recorder, || show_parked(&counts));
+            recorder.handle().render()
+        };
+        let before = shown(&[("unknown_level", 3), ("of_a_newer_version", 2)]);
+        assert!(before.contains("{reason=\"unknown_level\"} 3") && before.contains("{reason=\"other\"} 2"), "{before}");
+        let after = shown(&[("unknown_user", 1)]);
+        assert!(after.contains("{reason=\"unknown_level\"} 0") && after.contains("{reason=\"other\"} 0"), "{after}");
+        assert!(after.contains("{reason=\"unknown_user\"} 1"), "{after}");
+    }
+}

@@ -38,7 +38,9 @@ macro_rules! columns {
     };
 }
 
-fn read(columns: Columns<Uuid, DateTime<Utc>>) -> Option<InboxEvent> {
+type Row = Columns<Uuid, DateTime<Utc>>;
+
+fn read(columns: Row) -> Option<InboxEvent> {
     inbox::event(columns, |user| Some(UserId::from(user)), |moment| moment)
 }
 
@@ -64,13 +66,13 @@ pub(super) async fn events(pool: &Pool, filter: &InboxFilter, limit: u32) -> Res
         // The first condition alone is one that an index can begin with.
         query = query.filter(t::received_at.le(received_at)).filter(t::received_at.lt(received_at).or(t::id.lt(id)));
     }
-    let rows: Vec<Columns<Uuid, DateTime<Utc>>> = pool.run(async |connection| query.load(connection).await).await?;
+    let rows: Vec<Row> = pool.run(async |connection| query.load(connection).await).await?;
     Ok(rows.into_iter().filter_map(read).collect())
 }
 
 pub(super) async fn event(pool: &Pool, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
     let query = t::table.find(id).select((columns!(), t::payload));
-    let row: Option<(Columns<Uuid, DateTime<Utc>>, Option<String>)> =
+    let row: Option<(Row, Option<String>)> =
         pool.run(async |connection| query.first(connection).await.optional()).await?;
     Ok(row.and_then(|(columns, payload)| {
         Some(StoredEvent { event: read(columns)?, payload: payload.map(|text| Bytes::from(text.into_bytes())) })

@@ -38,7 +38,9 @@ macro_rules! columns {
     };
 }
 
-fn read(columns: Columns<String, i64>) -> Option<InboxEvent> {
+type Row = Columns<String, i64>;
+
+fn read(columns: Row) -> Option<InboxEvent> {
     inbox::event(columns, |user| UserId::parse(&user).ok(), moment)
 }
 
@@ -71,14 +73,13 @@ pub(super) async fn events(
             .filter(t::received_at.le(received_at))
             .filter(t::received_at.lt(received_at).or(t::id.lt(id.clone())));
     }
-    let rows: Vec<Columns<String, i64>> = readers.ask(move |connection| query.load(connection)).await?;
+    let rows: Vec<Row> = readers.ask(move |connection| query.load(connection)).await?;
     Ok(rows.into_iter().filter_map(read).collect())
 }
 
 pub(super) async fn event(readers: &Arc<Pool>, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
     let query = t::table.find(id.to_owned()).select((columns!(), t::payload));
-    let row: Option<(Columns<String, i64>, Option<String>)> =
-        readers.ask(move |connection| query.first(connection).optional()).await?;
+    let row: Option<(Row, Option<String>)> = readers.ask(move |connection| query.first(connection).optional()).await?;
     Ok(row.and_then(|(columns, payload)| {
         Some(StoredEvent { event: read(columns)?, payload: payload.map(|text| Bytes::from(text.into_bytes())) })
     }))

@@ -111,6 +111,7 @@ pub(super) const OWNED_CRATES: &[Owned] = &[
     owned("diesel", &["ledger", "sandbox"], SQL),
     owned("diesel_async", &["ledger"], SQL),
     owned("diesel_migrations", &["ledger"], SQL),
+    owned("indicatif", &["cli"], "only commands have a terminal before them"),
     owned("redis", &["cache"], "only cache knows keys and times to live"),
     owned("stripe_gateway", &["billing", "app"], "only billing calls Stripe"),
 ];
