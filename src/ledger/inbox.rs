@@ -1,4 +1,4 @@
-//! What operators are shown of the inbox: events as they stand, without their payloads.
+//! What operators are shown of the inbox: events as they stand, in both databases alike.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};

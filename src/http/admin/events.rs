@@ -149,7 +149,7 @@ impl From<Replayed> for ReplayManyAnswer {
 
 /// Lists events, newest first
 ///
-/// A type alone, or what was applied of one reason, is looked for among all events: say `since` where there are many.
+/// A type is looked for among all events that the other filters leave: say `since` where there are many.
 #[utoipa::path(
     get, path = "/api/admin/events", tag = "admin", security(("admin" = [])),
     params(

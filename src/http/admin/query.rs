@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use url::form_urlencoded;
 
 use crate::{
-    domain::id::UserId,
+    domain::{event::ParkReason, id::UserId},
     http::ApiError,
     operators::{InboxEvent, InboxFilter, InboxPlace, Standing},
 };
@@ -42,6 +42,11 @@ pub(super) fn read(query: &str) -> Result<(InboxFilter, u32), ApiError> {
             _ => Err("The query may hold outcome, type, user, reason, since, limit and cursor"),
         }
         .map_err(ApiError::InvalidRequest)?;
+    }
+    // Only parked events have such a reason, and they are found without looking through all others.
+    let is_of_parked = |word: &String| ParkReason::ALL.iter().any(|reason| reason.as_str() == word);
+    if filter.standing.is_none() && filter.reason.as_ref().is_some_and(is_of_parked) {
+        filter.standing = Some(Standing::Parked);
     }
     Ok((filter, limit.unwrap_or(LIMIT_DEFAULT)))
 }
@@ -102,6 +107,8 @@ mod tests {
         assert_eq!(filter.since, moment("2026-01-31T10:00:00Z"));
         assert_eq!(filter.after.as_ref().map(cursor).as_deref(), Some("1769853600000001-evt_1"));
         assert_eq!(limit, 200);
+        assert_eq!(read("reason=unknown_level").unwrap().0.standing, Some(Standing::Parked));
+        assert_eq!(read("reason=unhandled_type").unwrap().0.standing, None);
         for wrong in [
             "outcome=lost",
             "outcome=",
