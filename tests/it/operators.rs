@@ -261,6 +261,26 @@ async fn an_unknown_user_is_replayed_when_the_user_has_appeared() {
     assert_eq!(server.read(event.user).await.json["entitlementLevel"], "PRO");
 }
 
+#[tokio::test]
+async fn operators_and_the_sweep_at_once_have_one_effect() {
+    let world = World::new().await;
+    world.database.execute("CREATE TABLE users (id uuid PRIMARY KEY)").await;
+    let server = world.serve().await;
+    let event = SessionEvent::paid(Uuid::new_v4());
+    deliver(&server, &event).await;
+    // Due for the sweep as well.
+    world.database.execute("UPDATE stripe_events SET processed_at = '-infinity'").await;
+    world.database.execute(&format!("INSERT INTO users VALUES ('{}')", event.user)).await;
+    let path = format!("events/{}/replay", event.id);
+    let nothing = json!({});
+    for answer in futures::future::join_all((0..16).map(|_| post(&server, &path, &nothing))).await {
+        let is_settled = answer.json["outcome"] == "applied" || answer.json["code"] == "NOT_PARKED";
+        assert!(is_settled, "{}", answer.text);
+    }
+    let user = get(&server, &format!("entitlements/{}", event.user)).await.json;
+    assert_eq!((&user["entitlementLevel"], &user["version"]), (&json!("PRO"), &json!(1)), "{user}");
+}
+
 /// More than one call tries: each goes on where the one before ended, past what cannot be applied.
 #[tokio::test]
 async fn many_are_replayed_in_several_calls() {

@@ -77,7 +77,8 @@ async fn named(args: &Args, client: &Client) -> anyhow::Result<()> {
             Ok(answer) if args.connection.json => (admin::json(&answer, false)?, answer.outcome != "parked"),
             Ok(Answer { outcome, reason: None, .. }) => (format!("{id} {}", plain(&outcome)), true),
             Ok(Answer { reason: Some(reason), explanation, .. }) => {
-                let explanation = explanation.map(|text| format!(" ({})", plain(&text))).unwrap_or_default();
+                let explanation = explanation.map(|text| format!(" ({})", plain(text.trim_start_matches("parked: "))));
+                let explanation = explanation.unwrap_or_default();
                 (format!("{id} still parked: {}{explanation}", plain(&reason)), false)
             }
             Err(error) => match error.downcast_ref::<Refusal>() {
