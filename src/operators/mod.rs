@@ -157,9 +157,10 @@ impl Operators {
             Some(Err(_)) | None => return Ok(Tried::StillParked(UNREADABLE.to_owned())),
         };
         let user = change.user;
-        let tried = match self.entitlements.apply(change).await? {
+        Ok(match self.entitlements.apply(change).await? {
             Outcome::Applied => {
                 metrics::counter!("tollgate_events_unparked_total").increment(1);
+                tracing::info!(event.id = id, user.id = %user, "applied parked event");
                 Tried::Applied
             }
             Outcome::Superseded => Tried::Superseded,
@@ -173,9 +174,7 @@ impl Operators {
                     Standing::Parked | Standing::Ignored => Tried::StillParked(reason.unwrap_or_default()),
                 }
             }
-        };
-        tracing::info!(event.id = id, user.id = %user, ?tried, "tried a parked event again for an operator");
-        Ok(tried)
+        })
     }
 
     /// Tries parked events again, those of one reason or all of them, the newest first: some at each call, behind `after`.

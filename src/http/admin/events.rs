@@ -199,8 +199,11 @@ pub(super) async fn show(state: Data<Shared>, request: HttpRequest) -> Result<Ht
         Err(_) => Value::String(String::from_utf8_lossy(&payload).into_owned()),
     });
     if payload.is_some() {
-        let operator = request.peer_addr().map(tracing::field::display);
-        tracing::info!(event.id = event.id, operator.address = operator, "an operator read an event's payload");
+        tracing::info!(
+            event.id = event.id,
+            operator.address = address(&request),
+            "an operator read an event's payload"
+        );
     }
     let explanation = event.reason.as_deref().and_then(explanation);
     Ok(private(&EventDetail { event: event.into(), explanation, payload }))
@@ -227,6 +230,12 @@ pub(super) async fn replay(state: Data<Shared>, request: HttpRequest) -> Result<
         Tried::Superseded => ("superseded", None),
         Tried::StillParked(reason) => ("parked", Some(reason)),
     };
+    tracing::info!(
+        event.id = id,
+        operator.address = address(&request),
+        outcome,
+        "an operator had a parked event tried again"
+    );
     let explanation = reason.as_deref().and_then(explanation);
     Ok(private(&ReplayAnswer { id, outcome, reason, explanation }))
 }
@@ -254,16 +263,23 @@ pub(super) async fn replay_many(
     let bytes = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
     let wrong = ApiError::InvalidRequest("The body may hold reason and cursor, both texts");
     let ReplayRequest { reason, cursor } = serde_json::from_slice(&bytes).map_err(|_| wrong.clone())?;
-    if reason.as_deref().is_some_and(|reason| reason.contains('\0')) {
+    if reason.as_deref().is_some_and(|reason| query::word(reason).is_none()) {
         return Err(wrong);
     }
     let after = cursor.map(|cursor| query::read_cursor(&cursor).ok_or(wrong)).transpose()?;
     let replayed = state.operators.replay_many(reason, after).await?;
+    let (tried, applied) = (replayed.tried, replayed.applied);
+    tracing::info!(operator.address = address(&request), tried, applied, "an operator had parked events tried again");
     Ok(private(&ReplayManyAnswer::from(replayed)))
 }
 
 fn id(request: &HttpRequest) -> Result<&str, ApiError> {
     request.match_info().get("id").filter(|id| !id.contains('\0')).ok_or(ApiError::NotFound)
+}
+
+/// Whose doing it is, for the log.
+fn address(request: &HttpRequest) -> Option<impl tracing::Value> {
+    request.peer_addr().map(tracing::field::display)
 }
 
 /// What a reason means, for people.

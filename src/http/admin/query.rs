@@ -59,7 +59,8 @@ fn set<T>(place: &mut Option<T>, value: Option<T>, otherwise: &'static str) -> R
     Ok(())
 }
 
-fn word(text: &str) -> Option<String> {
+/// A type or a reason, if it can be one.
+pub(super) fn word(text: &str) -> Option<String> {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._".contains(&byte);
     ((1..=WORD_LEN_MAX).contains(&text.len()) && text.bytes().all(is_good)).then(|| text.to_owned())
 }
