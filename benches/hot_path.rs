@@ -41,8 +41,8 @@ use tollgate::{
         signature::{Tolerance, VerifiedPayload, WebhookSecrets, sign, verify},
     },
     ledger::{
-        ChangedState, Committed, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord,
-        Ticket,
+        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -347,6 +347,22 @@ impl Ledger for NoLedger {
         Ok(Vec::new())
     }
 
+    async fn events(&self, _: &InboxFilter, _: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn event(&self, _: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn received_since(&self, _: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(Vec::new())
     }
@@ -377,6 +393,10 @@ impl Ledger for NoLedger {
 
     async fn beat(&self, _: Uuid, _: Duration) -> Result<Vec<Instance>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        Ok(vec![])
     }
 
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {

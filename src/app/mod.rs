@@ -44,6 +44,7 @@ use crate::{
     domain::live::LiveCatalogue,
     http::{self, State},
     intake::{Interpreter, signature::Tolerance},
+    operators::Operators,
     reader::EntitlementReader,
     sandbox::Sandbox,
     telemetry::{self, Telemetry},
@@ -116,6 +117,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
+    let operators = Operators::new(Arc::clone(&ledger), entitlements.clone(), interpreter.clone());
     let state = State::new(http::Parts {
         entitlements: entitlements.clone(),
         reader: EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS),
@@ -124,6 +126,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         webhook_secrets: account.webhook_secrets,
         tolerance: Tolerance::STRIPE,
         activity: activity.clone(),
+        operators,
         sessions: SessionVerifier::new(jwt_secret, config.auth.issuer.clone()),
         service_tokens: ServiceTokens::new(&config.auth.service_tokens),
         catalogue: catalogue.clone(),

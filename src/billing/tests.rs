@@ -18,7 +18,10 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     domain::{entitlement::Entitlement, event::ParkReason, grant::Source, plan},
-    ledger::{ChangedState, Epoch, Instance, KeyClaim, Lane, LedgerError, ParkedEvent},
+    ledger::{
+        ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount, ParkedEvent,
+        Standing, StoredEvent,
+    },
 };
 
 /// What checkout needs of a ledger, in memory; everything else is out of reach.
@@ -69,6 +72,18 @@ impl Ledger for MemoryLedger {
     async fn parked_due(&self, _: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
         unreachable()
     }
+    async fn events(&self, _: &InboxFilter, _: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        unreachable()
+    }
+    async fn event(&self, _: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        unreachable()
+    }
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        unreachable()
+    }
+    async fn received_since(&self, _: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        unreachable()
+    }
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         unreachable()
     }
@@ -100,6 +115,9 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
     async fn beat(&self, _: Uuid, _: Duration) -> Result<Vec<Instance>, LedgerError> {
+        unreachable()
+    }
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
         unreachable()
     }
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {

@@ -27,7 +27,7 @@ pub use actor::ActorConfig;
 pub use auth::AuthConfig;
 pub use cache::{CacheConfig, CacheStore};
 pub use checkout::CheckoutConfig;
-pub use command::{MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
+pub use command::{AdminConfig, MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
 pub use keys::{KeysError, SandboxKeys};
 pub use ledger::{LedgerConfig, LedgerStore};
 pub(crate) use parse::duration;

@@ -9,6 +9,7 @@ mod batch;
 mod decide;
 mod error;
 mod halving;
+mod inbox;
 pub mod postgres;
 pub mod sqlite;
 mod statement;
@@ -20,7 +21,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-pub use self::error::LedgerError;
+pub use self::{
+    error::LedgerError,
+    inbox::{InboxEvent, InboxFilter, InboxPlace, ParkedCount, Standing, StoredEvent},
+};
 pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
     change::Change,
@@ -223,6 +227,18 @@ pub trait Ledger: Send + Sync {
     /// Parked events worth another try: the user is there now, or a while has passed. Each counts as tried by this call.
     async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError>;
 
+    /// Events of the inbox, newest first: at most `limit`.
+    async fn events(&self, filter: &InboxFilter, limit: u32) -> Result<Vec<InboxEvent>, LedgerError>;
+
+    /// One event of the inbox.
+    async fn event(&self, id: &str) -> Result<Option<StoredEvent>, LedgerError>;
+
+    /// How many events wait, by reason, in the order of the reasons' words.
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError>;
+
+    /// How the events stand that were received since a moment, and how many.
+    async fn received_since(&self, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError>;
+
     /// Levels that live grants have: the catalogue must know them all.
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError>;
 
@@ -247,6 +263,9 @@ pub trait Ledger: Send + Sync {
     /// Tells that this replica is alive and for how long the oldest state has waited that readers have not been shown, and lists
     /// all replicas, this one included.
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError>;
+
+    /// All replicas that are known, dead ones until their left-overs are done.
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError>;
 
     /// Forgets a replica that stopped, or whose left-over cache writes have been done.
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError>;

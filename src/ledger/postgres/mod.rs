@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod connection;
+mod inbox;
 mod lane;
 mod migrate;
 mod read;
@@ -26,7 +27,8 @@ use self::{
     lane::PostgresLane,
 };
 use super::{
-    ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
+    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
+    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     entitlement::Entitlement,
@@ -128,6 +130,22 @@ impl Ledger for PostgresLedger {
         upkeep::parked_due(&self.pool, limit).await
     }
 
+    async fn events(&self, filter: &InboxFilter, limit: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        inbox::events(&self.pool, filter, limit).await
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        inbox::event(&self.pool, id).await
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        inbox::parked(&self.pool).await
+    }
+
+    async fn received_since(&self, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        inbox::received_since(&self.pool, since).await
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.pool).await
     }
@@ -161,6 +179,10 @@ impl Ledger for PostgresLedger {
         let (epoch, instances) = upkeep::beat(&self.pool, instance, behind).await?;
         self.shared.epoch.observe(epoch);
         Ok(instances)
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        upkeep::instances(&self.pool).await
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
-    ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
+    ExpressionMethods, OptionalExtension, QueryDsl, QueryResult, SelectableHelper,
     sql_types::{Integer, Text},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
@@ -152,19 +152,24 @@ pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Resul
     .bind::<diesel::sql_types::Uuid, _>(instance)
     .bind::<diesel::sql_types::Double, _>(behind.as_secs_f64());
     let tidy = diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"));
+    pool.run(async |connection| {
+        let (epoch, _) = identify(connection).await?;
+        beat.execute(connection).await?;
+        tidy.execute(connection).await?;
+        Ok((epoch, list_instances(connection).await?))
+    })
+    .await
+}
+
+pub(super) async fn instances(pool: &Pool) -> Result<Vec<Instance>, LedgerError> {
+    pool.run(list_instances).await
+}
+
+async fn list_instances(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Instance>> {
     let all =
         instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
-    let (epoch, rows) = pool
-        .run(async |connection| {
-            let (epoch, _) = identify(connection).await?;
-            beat.execute(connection).await?;
-            tidy.execute(connection).await?;
-            let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = all.load(connection).await?;
-            Ok((epoch, rows))
-        })
-        .await?;
-    let instances = rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until });
-    Ok((epoch, instances.collect()))
+    let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = all.load(connection).await?;
+    Ok(rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until }).collect())
 }
 
 pub(super) async fn forget_instance(pool: &Pool, instance: Uuid) -> Result<(), LedgerError> {

@@ -10,6 +10,7 @@
 
 mod apply;
 mod connection;
+mod inbox;
 mod lane;
 mod open;
 mod read;
@@ -35,7 +36,8 @@ use uuid::Uuid;
 pub use self::open::{OpenError, Problem};
 use self::{connection::Pool, lane::SqliteLane};
 use super::{
-    ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
+    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
+    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     entitlement::Entitlement,
@@ -210,6 +212,22 @@ impl Ledger for SqliteLedger {
         upkeep::parked_due(&self.shared.writer, limit).await
     }
 
+    async fn events(&self, filter: &InboxFilter, limit: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        inbox::events(&self.shared.readers, filter, limit).await
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        inbox::event(&self.shared.readers, id).await
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        inbox::parked(&self.shared.readers).await
+    }
+
+    async fn received_since(&self, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        inbox::received_since(&self.shared.readers, since).await
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.shared.readers).await
     }
@@ -241,6 +259,10 @@ impl Ledger for SqliteLedger {
 
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
         upkeep::beat(&self.shared.writer, instance, behind).await
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        upkeep::instances(&self.shared.readers).await
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

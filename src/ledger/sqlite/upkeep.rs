@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use chrono::TimeDelta;
 use diesel::{
-    ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    ExpressionMethods, OptionalExtension, QueryDsl, QueryResult, RunQueryDsl, SelectableHelper,
     sql_types::{BigInt, Text},
+    sqlite::SqliteConnection,
 };
 use uuid::Uuid;
 
@@ -153,17 +154,25 @@ pub(super) async fn beat(writer: &Arc<Pool>, instance: Uuid, behind: Duration) -
         .do_update()
         .set(heard);
     let tidy = diesel::delete(instances::table.filter(instances::last_seen.lt(micros(now - INSTANCE_KEPT))));
-    let all =
-        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
-    let rows: Vec<(String, i64, i64)> = writer
+    writer
         .ask(move |connection| {
             connection.immediate_transaction(|connection| {
                 beat.execute(connection)?;
                 tidy.execute(connection)?;
-                all.load(connection)
+                list_instances(connection)
             })
         })
-        .await?;
+        .await
+}
+
+pub(super) async fn instances(readers: &Arc<Pool>) -> Result<Vec<Instance>, LedgerError> {
+    readers.ask(list_instances).await
+}
+
+fn list_instances(connection: &mut SqliteConnection) -> QueryResult<Vec<Instance>> {
+    let all =
+        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
+    let rows: Vec<(String, i64, i64)> = all.load(connection)?;
     Ok(rows
         .into_iter()
         .filter_map(|(id, last_seen, shown_until)| {

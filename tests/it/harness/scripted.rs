@@ -21,8 +21,8 @@ use tollgate::{
         level::Level,
     },
     ledger::{
-        ChangedState, Committed, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord,
-        Ticket,
+        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -228,6 +228,22 @@ impl Ledger for ScriptedLedger {
         Ok(vec![])
     }
 
+    async fn events(&self, _: &InboxFilter, _: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn event(&self, _: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn received_since(&self, _: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(vec![])
     }
@@ -259,6 +275,10 @@ impl Ledger for ScriptedLedger {
     async fn beat(&self, id: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
         let now = Utc::now();
         Ok(vec![Instance { id, last_seen: now, shown_until: now - behind }])
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        Ok(vec![])
     }
 
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {

@@ -51,8 +51,12 @@ on_every_database! {
     another_object_under_a_known_id_changes_nothing
     many_bodies_under_one_event_id_do_not_fill_the_stack
     one_batch_holds_many_users_and_many_events_of_one
+    one_event_is_shown_with_what_is_kept_of_it
+    parked_events_and_what_came_lately_are_counted
+    replicas_are_listed_without_a_beat
     sessions_keys_and_replicas_have_their_books
     sixteen_lanes_at_once_apply_each_event_and_each_session_once
+    the_inbox_is_listed_newest_first_in_pages
     the_end_of_a_level_is_a_change_with_a_version_of_its_own
     what_cannot_be_applied_is_tried_more_and_more_rarely
     what_changed_is_listed_newest_first
