@@ -30,7 +30,7 @@ use tollgate::{
     domain::{
         change::{Cause, Change, Effect, Owner, Subject},
         entitlement::{Entitlement, fold},
-        event::{EventRecord, Outcome},
+        event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
@@ -42,8 +42,8 @@ use tollgate::{
         signature::{Tolerance, VerifiedPayload, WebhookSecrets, sign, verify},
     },
     ledger::{
-        ChangedState, Committed, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord,
-        Ticket,
+        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -353,8 +353,32 @@ impl Ledger for NoLedger {
         Ok(Vec::new())
     }
 
+    async fn events(&self, _: &InboxFilter, _: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn event(&self, _: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn received_since(&self, _: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(Vec::new())
+    }
+
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
+        Ok(0)
     }
 
     async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {
@@ -365,8 +389,8 @@ impl Ledger for NoLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { level: level.clone(), attempt: 1 })
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
     }
 
     async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {
@@ -375,6 +399,10 @@ impl Ledger for NoLedger {
 
     async fn beat(&self, _: Uuid, _: Duration) -> Result<Vec<Instance>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        Ok(vec![])
     }
 
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {

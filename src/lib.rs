@@ -13,6 +13,7 @@ pub mod domain;
 pub mod http;
 pub mod intake;
 pub mod ledger;
+pub mod operators;
 pub mod reader;
 mod recent;
 pub mod sandbox;

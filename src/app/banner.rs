@@ -8,7 +8,7 @@ use std::{
 
 use url::Url;
 
-use crate::config::{Choice, Config, StripeMode};
+use crate::config::{CacheStore, Choice, Config, LedgerStore, StripeMode};
 
 /// Where things answer.
 pub(super) struct Addresses {
@@ -37,6 +37,16 @@ impl<'a> Banner<'a> {
         [("Ledger", &ledger.choice), ("Cache", &cache.choice), ("Stripe", &self.stripe), ("Sign-in", &auth.choice)]
     }
 
+    /// What turns a shop on one machine into production.
+    fn missing(&self) -> &'static str {
+        match (&self.config.ledger.store, &self.config.cache.store) {
+            (LedgerStore::Sqlite(_), CacheStore::Memory { .. }) => "DATABASE_URL, REDIS_URL and STRIPE_SECRET_KEY",
+            (LedgerStore::Sqlite(_), CacheStore::Redis(_)) => "DATABASE_URL and STRIPE_SECRET_KEY",
+            (LedgerStore::Postgres(_), CacheStore::Memory { .. }) => "REDIS_URL and STRIPE_SECRET_KEY",
+            (LedgerStore::Postgres(_), CacheStore::Redis(_)) => "STRIPE_SECRET_KEY",
+        }
+    }
+
     /// Logs it; shows it to a person, if there is one. A terminal that cannot be written to is not worth a failed start.
     pub(super) fn show(&self) {
         let [ledger, cache, stripe, sign_in] =
@@ -44,7 +54,8 @@ impl<'a> Banner<'a> {
         tracing::info!(ledger, cache, stripe, sign_in, "chosen");
         let mut stderr = io::stderr().lock();
         if (self.config.sandbox.is_some() || stderr.is_terminal())
-            && let Err(error) = writeln!(stderr, "{self}")
+            // In one piece: the log is written at the same time, and often into the same file.
+            && let Err(error) = stderr.write_all(format!("{self}\n").as_bytes())
         {
             tracing::debug!(%error, "nobody saw the banner");
         }
@@ -76,10 +87,7 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "  API      http://{public}/docs")?;
         writeln!(f, "  Metrics  http://{admin}/metrics")?;
         if self.config.sandbox.is_some() {
-            writeln!(
-                f,
-                "\n  For production set DATABASE_URL, REDIS_URL and STRIPE_SECRET_KEY; the start says what else is missing."
-            )?;
+            writeln!(f, "\n  For production set {}; the start says what else is missing.", self.missing())?;
         }
         Ok(())
     }

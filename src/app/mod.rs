@@ -8,6 +8,7 @@ mod account;
 mod banner;
 mod listen;
 mod probe;
+mod reload;
 mod stores;
 
 use std::{
@@ -31,6 +32,7 @@ use self::{
     banner::{Addresses, Banner},
     listen::Socket,
     probe::Probe,
+    reload::Reloader,
 };
 use crate::{
     activity::Activity,
@@ -39,8 +41,10 @@ use crate::{
     billing::Billing,
     config::{Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
+    domain::live::LiveCatalogue,
     http::{self, State},
     intake::{Interpreter, signature::Tolerance},
+    operators::Operators,
     reader::EntitlementReader,
     sandbox::Sandbox,
     telemetry::{self, Telemetry},
@@ -58,7 +62,7 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Answers requests until SIGTERM or SIGINT. To be run within an actix `System`.
+/// Answers requests until SIGTERM or SIGINT; SIGHUP has the catalogue read again. To be run within an actix `System`.
 ///
 /// # Errors
 /// What kept it from starting, with the way to mend it.
@@ -79,7 +83,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => Url::parse(&format!("http://{}", public.address)).context("TOLLGATE_BIND")?,
     };
 
-    let ledger = stores::open_ledger(&config).await?;
+    // From here on SIGHUP does not end the process.
+    let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    let catalogue = LiveCatalogue::from(config.catalogue.clone());
+    let ledger = stores::open_ledger(&config, &catalogue).await?;
     let cache = stores::open_cache(&config)?;
     let activity = if config.sandbox.is_some() { Activity::watched() } else { Activity::unwatched() };
     let sandbox = match config.sandbox.as_ref().zip(sandbox) {
@@ -91,7 +98,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => Account::of_stripe(&config)?,
     };
     let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), activity.clone(), actor_limits(&config));
-    let interpreter = Interpreter::new(config.catalogue.clone(), account.livemode);
+    let interpreter = Interpreter::new(catalogue.clone(), account.livemode);
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
         Arc::clone(&ledger),
@@ -110,17 +117,19 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
+    let operators = Operators::new(Arc::clone(&ledger), entitlements.clone(), interpreter.clone());
     let state = State::new(http::Parts {
         entitlements: entitlements.clone(),
         reader: EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS),
-        billing: Billing::new(account.gateway, ledger, config.catalogue.clone(), &app, &config.checkout),
+        billing: Billing::new(account.gateway, Arc::clone(&ledger), catalogue.clone(), &app, &config.checkout),
         interpreter,
         webhook_secrets: account.webhook_secrets,
         tolerance: Tolerance::STRIPE,
         activity: activity.clone(),
+        operators,
         sessions: SessionVerifier::new(jwt_secret, config.auth.issuer.clone()),
         service_tokens: ServiceTokens::new(&config.auth.service_tokens),
-        catalogue: config.catalogue.clone(),
+        catalogue: catalogue.clone(),
         readiness: Arc::new(probe),
         render_metrics: Arc::new(move || prometheus.render()),
         admin_token: config.auth.admin_token.clone(),
@@ -142,6 +151,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));
     }
     let upkeep = upkeep.start();
+    let reloader = Reloader { source: config.catalogue_source.clone(), catalogue, ledger };
+    let reloading = tokio::spawn(reloader.run(hangups));
     Banner::new(&config, &addresses, demo.is_some()).show();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -157,6 +168,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ended_by = until_told_to_stop().await?;
     tracing::info!(signal = ended_by, "stopping");
     stopping.store(true, Ordering::Relaxed);
+    reloading.abort();
     let limit = config.server.shutdown_timeout + STOP_GRACE;
     let stop = async {
         if let Some((sandbox, _)) = &sandbox {

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     cache::{Cache, MemoryCache, MemorySettings, RedisCache, RedisSettings},
     config::{CacheStore, Config, LedgerConfig, LedgerStore, StripeMode},
-    domain::plan::Catalogue,
+    domain::{live::LiveCatalogue, plan::Catalogue},
     ledger::{
         Ledger, MigrationReport,
         postgres::{self, PostgresLedger},
@@ -20,9 +20,11 @@ use crate::{
 const REDIS_RESPONSE: Duration = Duration::from_secs(1);
 
 /// Opens the ledger, migrated and fit for the catalogue.
-pub(super) async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledger>> {
+pub(super) async fn open_ledger(config: &Config, catalogue: &LiveCatalogue) -> anyhow::Result<Arc<dyn Ledger>> {
     let ledger: Arc<dyn Ledger> = match &config.ledger.store {
-        LedgerStore::Postgres(url) => Arc::new(open_postgres(url, config).await.context("DATABASE_URL")?),
+        LedgerStore::Postgres(url) => {
+            Arc::new(open_postgres(url, config, catalogue.clone()).await.context("DATABASE_URL")?)
+        }
         LedgerStore::Sqlite(path) => {
             let purpose = if config.sandbox.is_some() { Purpose::Sandbox } else { Purpose::Stripe };
             if purpose == Purpose::Stripe && !path.exists() {
@@ -30,7 +32,7 @@ pub(super) async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledge
                 tracing::warn!(%path, "a new, empty ledger is made: is this the file that was meant?");
             }
             let limits = sqlite_limits(&config.ledger);
-            let (ledger, report) = SqliteLedger::open(path, purpose, limits, config.catalogue.clone())
+            let (ledger, report) = SqliteLedger::open(path, purpose, limits, catalogue.clone())
                 .await
                 .context("TOLLGATE_LEDGER, --data")?;
             log(&report);
@@ -41,12 +43,16 @@ pub(super) async fn open_ledger(config: &Config) -> anyhow::Result<Arc<dyn Ledge
     Ok(ledger)
 }
 
-async fn open_postgres(url: &SecretString, config: &Config) -> anyhow::Result<PostgresLedger> {
+async fn open_postgres(
+    url: &SecretString,
+    config: &Config,
+    catalogue: LiveCatalogue,
+) -> anyhow::Result<PostgresLedger> {
     let url = url.expose_secret();
     if config.ledger.migrate_on_start {
         log(&PostgresLedger::migrate(url, &config.catalogue).await?);
     }
-    let ledger = PostgresLedger::connect(url, postgres_limits(&config.ledger), config.catalogue.clone()).await?;
+    let ledger = PostgresLedger::connect(url, postgres_limits(&config.ledger), catalogue).await?;
     check_durability(&ledger, config).await?;
     Ok(ledger)
 }

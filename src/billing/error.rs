@@ -10,11 +10,14 @@ pub enum CheckoutError {
     /// No such level, or one that is not for sale.
     #[error("the level is not for sale")]
     InvalidLevel,
+    /// The level is for sale, but not by that interval.
+    #[error("the level is not sold by that interval")]
+    InvalidInterval,
     /// The caller's idempotency key cannot be one.
     #[error("an idempotency key has 1 to 255 printable ASCII characters")]
     InvalidKey,
-    /// The caller's idempotency key was used for another level.
-    #[error("the idempotency key was used for another level")]
+    /// The caller's idempotency key was used for another level or interval.
+    #[error("the idempotency key was used for another wish")]
     IdempotencyConflict,
     /// The user asked too often.
     #[error("too many sessions of one user")]

@@ -1,13 +1,16 @@
 //! Idempotency keys: the caller's, and the one Stripe gets.
 //!
 //! Stripe's keys are one namespace for the whole account, so a caller's key never goes there as it is: what goes is a
-//! digest over the user, the level, the caller's key and the attempt. One user's key cannot meet another's.
+//! digest over the user, the wish, the caller's key and the attempt. One user's key cannot meet another's.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::CheckoutError;
-use crate::domain::{id::UserId, level::Level};
+use crate::domain::{
+    id::UserId,
+    plan::{Plan, Price},
+};
 
 /// Longest key of a caller, in bytes; also Stripe's limit.
 const KEY_LEN_MAX: usize = 255;
@@ -33,25 +36,31 @@ impl CallerKey {
     }
 }
 
+/// What a key is used for, in one word or two: the level, and how often it is paid unless nobody had to ask for that. No level
+/// holds a space.
+pub(super) fn wish(plan: &Plan, price: &Price) -> String {
+    match price.interval {
+        Some(interval) if *price != plan.price => format!("{} {}", plan.level, interval.as_str()),
+        _ => plan.level.as_str().to_owned(),
+    }
+}
+
 /// The key for Stripe; without one of the caller's it is new every time.
-pub(super) fn stripe_key(user: UserId, level: &Level, caller_key: Option<&CallerKey>, attempt: u32) -> String {
-    // Every field but the level has a fixed length, and the level comes last: no two lists of fields give the same bytes.
+pub(super) fn stripe_key(user: UserId, wish: &str, caller_key: Option<&CallerKey>, attempt: u32) -> String {
+    // Every field but the wish has a fixed length, and the wish comes last: no two lists of fields give the same bytes.
     let mut digest = Sha256::new_with_prefix(DOMAIN).chain_update(user.uuid().as_bytes());
     match caller_key {
         Some(CallerKey(hash)) => digest.update([&[1_u8], hash.as_slice()].concat()),
         None => digest.update([&[0_u8], Uuid::new_v4().as_bytes().as_slice()].concat()),
     }
-    let digest = digest.chain_update(attempt.to_be_bytes()).chain_update(level.as_str());
+    let digest = digest.chain_update(attempt.to_be_bytes()).chain_update(wish);
     format!("tollgate-{}", hex::encode(digest.finalize()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn level(text: &str) -> Level {
-        Level::parse(text).unwrap()
-    }
+    use crate::domain::plan::{self, Interval};
 
     #[test]
     fn keys_are_printable_ascii() {
@@ -64,19 +73,27 @@ mod tests {
     }
 
     #[test]
+    fn another_interval_is_another_wish_and_the_default_one_need_not_be_said() {
+        let mut plan = plan::tests::catalogue().plans()[1].clone();
+        let yearly = Price { interval: Some(Interval::Year), ..plan.price.clone() };
+        plan.other_prices.push(yearly.clone());
+        assert_eq!((wish(&plan, &plan.price).as_str(), wish(&plan, &yearly).as_str()), ("PRO", "PRO year"));
+    }
+
+    #[test]
     fn stripes_key_depends_on_every_part() {
         let (one, other) = (UserId::from(Uuid::from_u128(1)), UserId::from(Uuid::from_u128(2)));
         let (key, other_key) = (CallerKey::parse("k").unwrap(), CallerKey::parse("K").unwrap());
-        let first = stripe_key(one, &level("PRO"), Some(&key), 1);
-        assert_eq!(first, stripe_key(one, &level("PRO"), Some(&key), 1));
+        let first = stripe_key(one, "PRO", Some(&key), 1);
+        assert_eq!(first, stripe_key(one, "PRO", Some(&key), 1));
         assert_eq!(first.len(), "tollgate-".len() + 64);
         let others = [
-            stripe_key(other, &level("PRO"), Some(&key), 1),
-            stripe_key(one, &level("TEAM"), Some(&key), 1),
-            stripe_key(one, &level("PRO"), Some(&other_key), 1),
-            stripe_key(one, &level("PRO"), Some(&key), 2),
-            stripe_key(one, &level("PRO"), None, 1),
-            stripe_key(one, &level("PRO"), None, 1),
+            stripe_key(other, "PRO", Some(&key), 1),
+            stripe_key(one, "TEAM", Some(&key), 1),
+            stripe_key(one, "PRO", Some(&other_key), 1),
+            stripe_key(one, "PRO", Some(&key), 2),
+            stripe_key(one, "PRO", None, 1),
+            stripe_key(one, "PRO", None, 1),
         ];
         let distinct: std::collections::HashSet<_> = others.iter().chain([&first]).collect();
         assert_eq!(distinct.len(), 7);

@@ -1,6 +1,6 @@
 //! Selling: Checkout Sessions on Stripe's own page, under keys that never open two for one wish.
 //!
-//! A caller names a level; price, addresses and everything else that Stripe is told come from the catalogue and the
+//! A caller names a level, and perhaps an interval; price, addresses and everything else that Stripe is told come from the catalogue and the
 //! settings. What was bought is never decided here: only Stripe's events grant anything.
 
 mod error;
@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use stripe_gateway::{
-    CreatedSession, Interval as StripeInterval, Mode as StripeMode, NewCheckoutSession, Price as StripePrice,
-    StripeGateway,
+    CreatedSession, Interval as StripeInterval, Mode as StripeMode, NewCheckoutSession, PageOptions,
+    Price as StripePrice, StripeGateway,
 };
 use tokio::sync::Semaphore;
 use url::Url;
 
 pub use self::error::CheckoutError;
 use self::{
-    key::{CallerKey, stripe_key},
+    key::{CallerKey, stripe_key, wish},
     limit::UserLimit,
 };
 use crate::{
@@ -28,7 +28,8 @@ use crate::{
         grant::{Grant, GrantStatus, SourceKind},
         id::{SessionId, UserId},
         level::Level,
-        plan::{Catalogue, Interval, Mode, Plan, Price},
+        live::LiveCatalogue,
+        plan::{Charge, Interval, Mode, Plan, Price},
     },
     ledger::{Ledger, SessionRecord},
 };
@@ -43,7 +44,7 @@ pub struct Billing(Arc<Shop>);
 struct Shop {
     gateway: Option<StripeGateway>,
     ledger: Arc<dyn Ledger>,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     success_url: String,
     cancel_url: String,
     limit: UserLimit,
@@ -108,7 +109,7 @@ impl Billing {
     pub fn new(
         gateway: Option<StripeGateway>,
         ledger: Arc<dyn Ledger>,
-        catalogue: Catalogue,
+        catalogue: impl Into<LiveCatalogue>,
         app_url: &Url,
         config: &CheckoutConfig,
     ) -> Self {
@@ -116,7 +117,7 @@ impl Billing {
         Self(Arc::new(Shop {
             gateway,
             ledger,
-            catalogue,
+            catalogue: catalogue.into(),
             // Stripe replaces the braces.
             success_url: format!("{base}/checkout/success?session_id={{CHECKOUT_SESSION_ID}}"),
             cancel_url: format!("{base}/checkout/cancel"),
@@ -125,7 +126,7 @@ impl Billing {
         }))
     }
 
-    /// Opens a page on which the user can buy the level. With the same `caller_key` the same page is given again.
+    /// Opens a page on which the user can buy the level, paid that often, or as it is sold by default. With the same `caller_key` the same page is given again.
     ///
     /// The work is a task of its own: a caller who hangs up leaves no session behind that nobody knows.
     ///
@@ -135,15 +136,20 @@ impl Billing {
         &self,
         user: UserId,
         level: &str,
+        interval: Option<&str>,
         caller_key: Option<&str>,
     ) -> Result<StartedCheckout, CheckoutError> {
-        let plan = Level::parse(level).ok().and_then(|level| self.0.catalogue.plan(&level).cloned());
+        let catalogue = self.0.catalogue.get();
+        let plan = Level::parse(level).ok().and_then(|level| catalogue.plan(&level).cloned());
         let plan = plan.ok_or(CheckoutError::InvalidLevel)?;
+        let interval =
+            interval.map(|word| Interval::from_word(word).ok_or(CheckoutError::InvalidInterval)).transpose()?;
+        let price = plan.price_by(interval).cloned().ok_or(CheckoutError::InvalidInterval)?;
         let key = caller_key.map(CallerKey::parse).transpose()?;
         self.0.limit.check(user)?;
 
         let shop = Arc::clone(&self.0);
-        let task = tokio::spawn(async move { shop.sell(user, &plan, key).await });
+        let task = tokio::spawn(async move { shop.sell(user, &plan, &price, key).await });
         task.await.unwrap_or_else(|error| {
             tracing::error!(user.id = %user, error = %error, "checkout task failed");
             Err(CheckoutError::Internal)
@@ -175,6 +181,7 @@ impl Shop {
         &self,
         user: UserId,
         plan: &Plan,
+        price: &Price,
         caller_key: Option<CallerKey>,
     ) -> Result<StartedCheckout, CheckoutError> {
         let gateway = self.gateway.as_ref().ok_or(CheckoutError::NotConfigured)?;
@@ -182,21 +189,23 @@ impl Shop {
         if is_entitled(&grants, plan, Utc::now()) {
             return Err(CheckoutError::AlreadyEntitled);
         }
+        let wish = wish(plan, price);
         let attempt = match &caller_key {
             None => 1,
             Some(key) => {
-                let claim = self.ledger.claim_key(user, key.hash(), &plan.level).await?;
-                if claim.level != plan.level {
+                let claim = self.ledger.claim_key(user, key.hash(), &wish).await?;
+                if claim.wish != wish {
                     return Err(CheckoutError::IdempotencyConflict);
                 }
                 claim.attempt
             }
         };
-        let key = stripe_key(user, &plan.level, caller_key.as_ref(), attempt);
+        let key = stripe_key(user, &wish, caller_key.as_ref(), attempt);
 
         // Full means "not now" at once: whoever waited here would only add to what is waiting.
         let permit = self.stripe_calls.try_acquire().map_err(|_| CheckoutError::Busy)?;
-        let answer = gateway.create_checkout_session(self.order(user, plan), &key).await;
+        let is_new = grants.iter().all(|grant| grant.level != plan.level);
+        let answer = gateway.create_checkout_session(self.order(user, plan, price, is_new), &key).await;
         drop(permit);
 
         let (started, failure_is_stored) = match answer {
@@ -221,7 +230,7 @@ impl Shop {
                 id: started.session_id.clone(),
                 user,
                 level: plan.level.clone(),
-                interval: plan.interval,
+                interval: price.interval,
                 expired: false,
                 expires_at: started.expires_at,
             })
@@ -229,7 +238,16 @@ impl Shop {
         Ok(started)
     }
 
-    fn order(&self, user: UserId, plan: &Plan) -> NewCheckoutSession {
+    /// `is_new`: the user has not had the level, and gets its trial.
+    fn order(&self, user: UserId, plan: &Plan, price: &Price, is_new: bool) -> NewCheckoutSession {
+        let checkout = &plan.checkout;
+        let trial_days = checkout.trial_days.filter(|_| is_new);
+        // What the purchase was sold on: the event that tells of it says neither, and the catalogue may have changed by then.
+        let interval_word = price
+            .interval
+            .filter(|_| !plan.other_prices.is_empty())
+            .map(|interval| ("interval", interval.as_str().to_owned()));
+        let trial_word = trial_days.map(|days| ("trialDays", days.to_string()));
         NewCheckoutSession {
             user_id: user.to_string(),
             level: plan.level.as_str().to_owned(),
@@ -237,17 +255,26 @@ impl Shop {
                 Mode::Payment => StripeMode::Payment,
                 Mode::Subscription => StripeMode::Subscription,
             },
-            price: match &plan.price {
-                Price::Id(id) => StripePrice::Id(id.clone()),
-                Price::Inline { amount, currency } => StripePrice::Inline {
+            price: match &price.charge {
+                Charge::Id(id) => StripePrice::Id(id.clone()),
+                Charge::Inline { amount, currency } => StripePrice::Inline {
                     amount: *amount,
                     currency: currency.clone(),
                     product_name: plan.name.clone(),
-                    interval: plan.interval.filter(|_| plan.mode == Mode::Subscription).map(interval),
+                    interval: price.interval.map(interval),
                 },
             },
             success_url: self.success_url.clone(),
             cancel_url: self.cancel_url.clone(),
+            page: PageOptions {
+                promotion_codes: checkout.promotion_codes,
+                quantity: checkout.quantity.map(|quantity| (quantity.min, quantity.max)),
+                automatic_tax: checkout.tax,
+                billing_address: checkout.billing_address,
+                tax_id_collection: checkout.tax_id_collection,
+                trial_days,
+            },
+            more_metadata: interval_word.into_iter().chain(trial_word).collect(),
         }
     }
 }

@@ -20,12 +20,16 @@ use crate::{
     domain::{
         change::{Owner, Subject},
         entitlement::Entitlement,
+        event::ParkReason,
         grant::Source,
         id::SubscriptionId,
         plan,
         subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
     },
-    ledger::{ChangedState, Epoch, Instance, KeyClaim, Lane, LedgerError, ParkedEvent},
+    ledger::{
+        ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount, ParkedEvent,
+        Standing, StoredEvent,
+    },
 };
 
 /// What checkout needs of a ledger, in memory; everything else is out of reach.
@@ -79,7 +83,25 @@ impl Ledger for MemoryLedger {
     async fn parked_due(&self, _: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
         unreachable()
     }
+    async fn events(&self, _: &InboxFilter, _: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        unreachable()
+    }
+    async fn event(&self, _: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        unreachable()
+    }
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        unreachable()
+    }
+    async fn received_since(&self, _: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        unreachable()
+    }
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
+        unreachable()
+    }
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        unreachable()
+    }
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
         unreachable()
     }
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
@@ -93,9 +115,9 @@ impl Ledger for MemoryLedger {
         let sessions = self.sessions.lock().unwrap();
         Ok(sessions.iter().find(|session| session.user == user && session.id == *id).cloned())
     }
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
         let mut keys = self.keys.lock().unwrap();
-        Ok(keys.entry((user, key_hash)).or_insert(KeyClaim { level: level.clone(), attempt: 1 }).clone())
+        Ok(keys.entry((user, key_hash)).or_insert(KeyClaim { wish: wish.to_owned(), attempt: 1 }).clone())
     }
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
         if let Some(claim) = self.keys.lock().unwrap().get_mut(&(user, key_hash)) {
@@ -104,6 +126,9 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
     async fn beat(&self, _: Uuid, _: Duration) -> Result<Vec<Instance>, LedgerError> {
+        unreachable()
+    }
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
         unreachable()
     }
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {
@@ -210,7 +235,7 @@ fn grant(level: &str, kind: SourceKind, status: GrantStatus, period_end: DateTim
 #[tokio::test]
 async fn a_session_is_opened_and_recorded() {
     let (stripe, ledger) = (Stripe::answering(vec![(200, OPEN)]).await, Arc::default());
-    let started = shop(&stripe, &ledger).start_checkout(user(1), "PRO", None).await.unwrap();
+    let started = shop(&stripe, &ledger).start_checkout(user(1), "PRO", None, None).await.unwrap();
     assert_eq!((started.session_id.as_str(), started.url.as_str()), ("cs_test_1", "https://pay.test/1"));
     assert_eq!(started.expires_at.timestamp(), 1_900_000_000);
     let sessions = ledger.sessions.lock().unwrap();
@@ -233,13 +258,13 @@ async fn one_key_one_session() {
     let (stripe, ledger) = (Stripe::answering(answers).await, Arc::default());
     let shop = shop(&stripe, &ledger);
     for key in [Some("k"), Some("k"), None, None] {
-        shop.start_checkout(user(1), "PRO", key).await.unwrap();
+        shop.start_checkout(user(1), "PRO", None, key).await.unwrap();
     }
     let keys = stripe.keys();
     assert_eq!(keys[0], keys[1]);
     assert!(keys[1] != keys[2] && keys[2] != keys[3], "{keys:?}");
-    assert_eq!(shop.start_checkout(user(1), "TEAM", Some("k")).await, Err(CheckoutError::IdempotencyConflict));
-    assert_eq!(shop.start_checkout(user(1), "PRO", Some("")).await, Err(CheckoutError::InvalidKey));
+    assert_eq!(shop.start_checkout(user(1), "TEAM", None, Some("k")).await, Err(CheckoutError::IdempotencyConflict));
+    assert_eq!(shop.start_checkout(user(1), "PRO", None, Some("")).await, Err(CheckoutError::InvalidKey));
 }
 
 #[tokio::test]
@@ -248,9 +273,9 @@ async fn a_stored_failure_gets_another_key_and_a_passing_one_the_same() {
     let (stripe, ledger) = (Stripe::answering(answers).await, Arc::default());
     let shop = shop(&stripe, &ledger);
     for _ in 0..3 {
-        assert_eq!(shop.start_checkout(user(1), "PRO", Some("k")).await, Err(CheckoutError::Stripe));
+        assert_eq!(shop.start_checkout(user(1), "PRO", None, Some("k")).await, Err(CheckoutError::Stripe));
     }
-    shop.start_checkout(user(1), "PRO", Some("k")).await.unwrap();
+    shop.start_checkout(user(1), "PRO", None, Some("k")).await.unwrap();
     let keys = stripe.keys();
     assert_eq!(keys[0], keys[1], "429 is not stored");
     assert!(keys[1] != keys[2] && keys[2] != keys[3], "{keys:?}");
@@ -261,9 +286,9 @@ async fn a_session_that_was_not_recorded_is_given_again() {
     let (stripe, ledger) = (Stripe::answering(vec![(200, OPEN), (200, OPEN)]).await, Arc::<MemoryLedger>::default());
     let shop = shop(&stripe, &ledger);
     *ledger.refuse_sessions.lock().unwrap() = true;
-    assert_eq!(shop.start_checkout(user(1), "PRO", Some("k")).await, Err(CheckoutError::Unavailable));
+    assert_eq!(shop.start_checkout(user(1), "PRO", None, Some("k")).await, Err(CheckoutError::Unavailable));
     *ledger.refuse_sessions.lock().unwrap() = false;
-    assert!(shop.start_checkout(user(1), "PRO", Some("k")).await.is_ok());
+    assert!(shop.start_checkout(user(1), "PRO", None, Some("k")).await.is_ok());
     let keys = stripe.keys();
     assert_eq!(keys[0], keys[1]);
 }
@@ -272,9 +297,9 @@ async fn a_session_that_was_not_recorded_is_given_again() {
 async fn only_what_is_for_sale() {
     let shop = closed_shop(Arc::default());
     for level in ["FREE", "pro", "GOLD", "", "PRO "] {
-        assert_eq!(shop.start_checkout(user(1), level, None).await, Err(CheckoutError::InvalidLevel), "{level}");
+        assert_eq!(shop.start_checkout(user(1), level, None, None).await, Err(CheckoutError::InvalidLevel), "{level}");
     }
-    assert_eq!(shop.start_checkout(user(1), "PRO", None).await, Err(CheckoutError::NotConfigured));
+    assert_eq!(shop.start_checkout(user(1), "PRO", None, None).await, Err(CheckoutError::NotConfigured));
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Default for MemorySettings {
     }
 }
 
-/// See the [module](self). Cheap to clone: the clones share one memory.
+/// Levels and marks in this process' own memory. Cheap to clone: the clones share one memory.
 #[derive(Clone)]
 pub struct MemoryCache {
     inner: Arc<Inner>,

@@ -3,6 +3,9 @@
 //! What a command is asked for goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
 //! 2 asked wrongly (arguments or settings).
 
+mod admin;
+mod entitlements;
+mod events;
 mod migrate;
 mod openapi;
 mod serve;
@@ -12,6 +15,7 @@ mod trigger;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use url::Url;
 
 use crate::{config::ConfigErrors, domain::id::UserId};
 
@@ -38,8 +42,14 @@ pub enum Command {
     Token(token::Args),
     /// Send a signed event, as Stripe would, to a running server
     Trigger(trigger::Args),
+    /// Look at what arrived and what is parked, and try it again, at a running server
+    #[command(subcommand)]
+    Events(events::Command),
+    /// Look at what users have, at a running server
+    #[command(subcommand)]
+    Entitlements(entitlements::Command),
     /// Print the HTTP interface as OpenAPI 3.1
-    Openapi,
+    Openapi(openapi::Args),
 }
 
 /// Why a command did not do what was asked.
@@ -98,7 +108,9 @@ pub fn run() -> ExitCode {
         Command::Migrate(args) => migrate::run(&args, data),
         Command::Token(args) => token::run(&args, data),
         Command::Trigger(args) => trigger::run(&args, data),
-        Command::Openapi => openapi::run(),
+        Command::Events(command) => events::run(&command, data),
+        Command::Entitlements(command) => entitlements::run(&command, data),
+        Command::Openapi(args) => openapi::run(&args),
     };
     done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
 }
@@ -114,6 +126,13 @@ fn print(line: impl std::fmt::Display) -> anyhow::Result<()> {
     writeln!(stdout, "{line}")
         .and_then(|()| stdout.flush())
         .map_err(|error| anyhow::Error::new(error).context("cannot write to standard output"))
+}
+
+fn server(text: &str) -> Result<Url, &'static str> {
+    Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none())
+        .ok_or("expected the server's address, for example http://127.0.0.1:3000")
 }
 
 fn user(text: &str) -> Result<UserId, crate::domain::id::InvalidId> {

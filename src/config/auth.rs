@@ -52,7 +52,7 @@ impl AuthConfig {
             }
             token
         });
-        let admin_token = reader.token(&setting::ADMIN_TOKEN, TOKEN_LEN_MIN);
+        let admin_token = Self::read_admin_token(reader);
         if let Some(None) = admin_token
             && admin_bind.is_some_and(|bind| !bind.ip().is_loopback())
         {
@@ -66,6 +66,11 @@ impl AuthConfig {
             service_tokens: service_tokens.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten().collect(),
             admin_token: admin_token?,
         })
+    }
+
+    #[expect(clippy::option_option, reason = "absent and wrong are two things")]
+    pub(super) fn read_admin_token(reader: &Reader<'_>) -> Option<Option<SecretString>> {
+        reader.token(&setting::ADMIN_TOKEN, TOKEN_LEN_MIN)
     }
 
     #[expect(clippy::option_option, reason = "absent and wrong are two things")]

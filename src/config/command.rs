@@ -1,8 +1,12 @@
 //! What single commands need: less than a server, so that none of them asks for settings it does not use.
 
-use std::path::Path;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
 
 use secrecy::SecretString;
+use url::Url;
 
 use super::{
     ConfigErrors, LedgerStore, SandboxConfig, SandboxKeys,
@@ -74,6 +78,39 @@ impl WebhookSecretConfig {
     }
 }
 
+/// Where a server's admin listener is reached.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Its address; none where the setting leaves the port open.
+    pub url: Option<Url>,
+    /// What it is opened with, where it needs anything.
+    pub token: Option<SecretString>,
+}
+
+impl AdminConfig {
+    /// Reads the process environment, `.env.local` and `.env`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with these settings.
+    pub fn from_env(data: Option<&Path>) -> Result<Self, ConfigErrors> {
+        from_env(data, Self::read)
+    }
+
+    fn read(reader: &Reader<'_>) -> Option<Self> {
+        let bind: Option<SocketAddr> = reader.value(&setting::ADMIN_BIND, |text| text.parse().ok());
+        let token = AuthConfig::read_admin_token(reader);
+        let mut bind = bind?;
+        // All addresses of a machine are one's own too.
+        match bind.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => bind.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => bind.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let url = if bind.port() == 0 { None } else { Url::parse(&format!("http://{bind}")).ok() };
+        Some(Self { url, token: token? })
+    }
+}
+
 /// What makes the schema.
 #[derive(Debug, Clone)]
 pub struct MigrationConfig {
@@ -99,7 +136,7 @@ impl MigrationConfig {
         let store = LedgerStore::read(reader, sandbox.as_ref().map(|sandbox| sandbox.directory.as_path()));
         // What a level costs is of no interest to the schema.
         let catalogue = catalogue::read(reader, None);
-        Some(Self { store: store?.0, sandbox: sandbox.is_some(), catalogue: catalogue? })
+        Some(Self { store: store?.0, sandbox: sandbox.is_some(), catalogue: catalogue?.0 })
     }
 }
 
@@ -184,6 +221,21 @@ mod tests {
         let set = |name: &str| if name == "SUPABASE_JWT_SECRET" { Some("s".repeat(32)) } else { data(name) };
         let session = from_lookup(&set, SessionKeyConfig::read).unwrap();
         assert_eq!(session.jwt_secret.expose_secret(), "s".repeat(32));
+    }
+
+    #[test]
+    fn the_admin_listener_is_where_the_server_is_told_to_open_it() {
+        let url = |bind: &'static str| {
+            let config =
+                from_lookup(&|name| (name == "TOLLGATE_ADMIN_BIND").then(|| bind.to_owned()), AdminConfig::read);
+            config.unwrap().url.map(|url| url.to_string())
+        };
+        assert_eq!(url("").as_deref(), Some("http://127.0.0.1:3001/"));
+        assert_eq!(url("0.0.0.0:9000").as_deref(), Some("http://127.0.0.1:9000/"));
+        assert_eq!(url("[::]:9000").as_deref(), Some("http://[::1]:9000/"));
+        assert_eq!(url("10.0.0.1:9000").as_deref(), Some("http://10.0.0.1:9000/"));
+        assert_eq!(url("127.0.0.1:0"), None);
+        assert_eq!(names(&[("TOLLGATE_ADMIN_BIND", "x"), ("TOLLGATE_ADMIN_TOKEN", "x")], AdminConfig::read).len(), 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use crate::domain::plan::{Catalogue, Price};
+use crate::domain::plan::Catalogue;
 
 mod actor;
 mod auth;
@@ -27,7 +27,7 @@ pub use actor::ActorConfig;
 pub use auth::AuthConfig;
 pub use cache::{CacheConfig, CacheStore};
 pub use checkout::CheckoutConfig;
-pub use command::{MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
+pub use command::{AdminConfig, MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
 pub use keys::{KeysError, SandboxKeys};
 pub use ledger::{LedgerConfig, LedgerStore};
 pub(crate) use parse::duration;
@@ -58,6 +58,8 @@ pub struct Config {
     pub checkout: CheckoutConfig,
     /// What is sold.
     pub catalogue: Catalogue,
+    /// Where that was read, and is read again.
+    pub catalogue_source: catalogue::Source,
     /// What is allowed but hardly meant; to be logged once at the start.
     pub warnings: Vec<String>,
 }
@@ -94,7 +96,7 @@ impl Config {
         let actor = ActorConfig::read(&reader);
         let checkout = CheckoutConfig::read(&reader);
         let pro_price_id = stripe.as_ref().and_then(|stripe| stripe.pro_price_id.as_deref());
-        let catalogue = catalogue::read(&reader, pro_price_id);
+        let (catalogue, catalogue_source) = catalogue::read(&reader, pro_price_id).unzip();
 
         let found = reader.finish();
         let config = (|| {
@@ -108,6 +110,7 @@ impl Config {
                 actor: actor?,
                 checkout: checkout?,
                 catalogue: catalogue?,
+                catalogue_source: catalogue_source?,
                 warnings: found.warnings,
             })
         })();
@@ -135,7 +138,7 @@ impl Config {
             "TOLLGATE_SANDBOX: what is bought with play money is granted in DATABASE_URL; use a database that nobody relies on",
         );
         warn(
-            self.sandbox.is_some() && self.catalogue.plans().iter().any(|plan| matches!(plan.price, Price::Id(_))),
+            self.sandbox.is_some() && self.catalogue.has_prices_at_stripe(),
             "TOLLGATE_CATALOGUE, STRIPE_PRO_PRICE_ID: the sandbox knows no prices kept at Stripe, so what has one cannot be bought",
         );
         warn(

@@ -121,7 +121,7 @@ settings! {
             "an IP address and a port, other than TOLLGATE_BIND", "127.0.0.1:9090";
         open APP_URL = "TOLLGATE_APP_URL", Computed("`http://` and TOLLGATE_BIND"), "The application that Stripe sends buyers back to.",
             "an http or https URL without user name, query or fragment", "https://app.example.com";
-        open CATALOGUE = "TOLLGATE_CATALOGUE", Computed("`./tollgate.toml` where there is one, else TRIAL and PRO"), "The file that says what is sold.",
+        open CATALOGUE = "TOLLGATE_CATALOGUE", Computed("`./tollgate.toml` where there is one, else TRIAL and PRO"), "The file that says what is sold; SIGHUP has it read again.",
             "the path of a readable TOML file", "/etc/tollgate/tollgate.toml";
         open HTTP_WORKERS = "TOLLGATE_HTTP_WORKERS", Computed("one per core"), "Threads that answer HTTP.",
             "a number from 1 to 256", "4";

@@ -9,7 +9,9 @@ pub mod event;
 pub mod grant;
 pub mod id;
 pub mod level;
+pub mod live;
 pub mod plan;
+pub mod price;
 pub mod subscription;
 
 #[cfg(test)]

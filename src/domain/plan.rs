@@ -2,51 +2,13 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Days, Months, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::level::Level;
+pub use super::price::{Charge, Interval, ItemPrice, Price};
 
 /// How long a one-off purchase lasts where its plan says nothing.
 const ONE_OFF_LASTS: TimeDelta = TimeDelta::days(365);
-
-/// How often a subscription is paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interval {
-    /// Every day.
-    Day,
-    /// Every week.
-    Week,
-    /// Every calendar month.
-    Month,
-    /// Every calendar year.
-    Year,
-}
-
-impl Interval {
-    /// The word Stripe and the catalogue use.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Day => "day",
-            Self::Week => "week",
-            Self::Month => "month",
-            Self::Year => "year",
-        }
-    }
-
-    /// One interval after `start`; the end of the month is kept within the month (31 January → 28 February), as Stripe does
-    /// (<https://docs.stripe.com/billing/subscriptions/billing-cycle>).
-    #[must_use]
-    pub fn after(self, start: DateTime<Utc>) -> DateTime<Utc> {
-        let end = match self {
-            Self::Day => start.checked_add_days(Days::new(1)),
-            Self::Week => start.checked_add_days(Days::new(7)),
-            Self::Month => start.checked_add_months(Months::new(1)),
-            Self::Year => start.checked_add_months(Months::new(12)),
-        };
-        end.unwrap_or(DateTime::<Utc>::MAX_UTC)
-    }
-}
 
 /// Whether a purchase is paid once or again and again: the `mode` of a Checkout Session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,18 +19,39 @@ pub enum Mode {
     Subscription,
 }
 
-/// What is charged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Price {
-    /// A price kept at Stripe, `price_…`.
-    Id(String),
-    /// An amount given with each session.
-    Inline {
-        /// In the currency's smallest unit (cents).
-        amount: i64,
-        /// ISO 4217, lower case.
-        currency: String,
-    },
+/// How many of a plan a buyer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantity {
+    /// At least; also what the page begins with.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+}
+
+/// What Stripe's page asks the buyer, and offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckoutOptions {
+    /// Whether promotion codes are taken.
+    pub promotion_codes: bool,
+    /// How many may be bought; one where nothing is said.
+    pub quantity: Option<Quantity>,
+    /// Whether Stripe works out the tax.
+    pub tax: bool,
+    /// Whether a billing address is asked for in any case.
+    pub billing_address: bool,
+    /// Whether a business may give its tax id.
+    pub tax_id_collection: bool,
+    /// Days that a subscription is free before it is first paid, for who has not had the level.
+    pub trial_days: Option<u16>,
+}
+
+/// What a subscription was sold on, as its session says. What it does not say is as the plan is sold by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// How often it is paid.
+    pub interval: Option<Interval>,
+    /// Days before it is first paid.
+    pub trial_days: Option<u16>,
 }
 
 /// One level that is for sale.
@@ -82,10 +65,10 @@ pub struct Plan {
     pub rank: u32,
     /// Paid once or again and again.
     pub mode: Mode,
-    /// What is charged.
+    /// What is charged where nothing else is asked for.
     pub price: Price,
-    /// How often, for a subscription.
-    pub interval: Option<Interval>,
+    /// What may be asked for instead, each with an interval of its own.
+    pub other_prices: Vec<Price>,
     /// Strings that an application may ask for.
     pub features: Vec<String>,
     /// How long after the end of a paid period access goes on while a renewal is expected.
@@ -94,16 +77,33 @@ pub struct Plan {
     pub lasts: Option<TimeDelta>,
     /// Whether a user can have it only once, ever.
     pub once_per_user: bool,
+    /// What the pay page asks and offers.
+    pub checkout: CheckoutOptions,
 }
 
 impl Plan {
-    /// When access bought at `paid_at` in a session of the given mode ends. A subscription gets one period and the grace:
-    /// the subscription's own events refine it later.
+    /// All prices, the default one first.
+    pub fn prices(&self) -> impl Iterator<Item = &Price> {
+        std::iter::once(&self.price).chain(&self.other_prices)
+    }
+
+    /// The price paid that often; the default one where nothing is asked for.
     #[must_use]
-    pub fn period_end(&self, mode: Mode, paid_at: DateTime<Utc>) -> DateTime<Utc> {
-        let (end, more) = match mode {
-            Mode::Payment => (paid_at, self.one_off_lasts()),
-            Mode::Subscription => (self.interval.unwrap_or(Interval::Month).after(paid_at), self.grace),
+    pub fn price_by(&self, interval: Option<Interval>) -> Option<&Price> {
+        self.prices().find(|price| interval.is_none() || price.interval == interval)
+    }
+
+    /// When access bought at `paid_at` in a session of the given mode ends. A subscription gets its first period, or its
+    /// trial, and the grace: the subscription's own events refine it later.
+    #[must_use]
+    pub fn period_end(&self, mode: Mode, terms: Terms, paid_at: DateTime<Utc>) -> DateTime<Utc> {
+        let (end, more) = match (mode, terms.trial_days) {
+            (Mode::Payment, _) => (paid_at, self.one_off_lasts()),
+            (Mode::Subscription, Some(days)) => (paid_at, TimeDelta::days(days.into()) + self.grace),
+            (Mode::Subscription, None) => {
+                let interval = terms.interval.or(self.price.interval).unwrap_or(Interval::Month);
+                (interval.after(paid_at), self.grace)
+            }
         };
         end.checked_add_signed(more).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
@@ -127,6 +127,9 @@ pub enum CatalogueError {
     /// Two levels of one rank could not be ordered.
     #[error("levels {0} and {1} have the same rank: give each its own, the better level the higher one")]
     RankTwice(Level, Level),
+    /// A subscription item at that price would be of two levels.
+    #[error("plans {0} and {1} have the same price id {2}: give each its own")]
+    PriceTwice(Level, Level, String),
     /// Nothing to sell.
     #[error("no plan at all: add one, or remove the file to use the built-in plans")]
     Empty,
@@ -158,6 +161,9 @@ impl Catalogue {
                 if other.rank == plan.rank {
                     return Err(CatalogueError::RankTwice(other.level.clone(), plan.level.clone()));
                 }
+                if let Some(id) = shared_price(other, plan) {
+                    return Err(CatalogueError::PriceTwice(other.level.clone(), plan.level.clone(), id.to_owned()));
+                }
             }
         }
         Ok(Self { plans: plans.into() })
@@ -167,6 +173,21 @@ impl Catalogue {
     #[must_use]
     pub fn plan(&self, level: &Level) -> Option<&Plan> {
         self.plans.iter().find(|plan| plan.level == *level)
+    }
+
+    /// The plan that sells at a price kept at Stripe.
+    #[must_use]
+    pub fn plan_of_price(&self, id: &str) -> Option<&Plan> {
+        self.plans.iter().find(|plan| plan.prices().any(|price| price.has_id(id)))
+    }
+
+    /// The plan that a subscription's item is of: by its price's id, or else the one of the level that the subscription's
+    /// metadata names, if one of its inline prices is the item's: an inline price gets a new id in every session.
+    #[must_use]
+    pub fn plan_of_item(&self, item: &ItemPrice<'_>, named: Option<&Level>) -> Option<&Plan> {
+        item.id
+            .and_then(|id| self.plan_of_price(id))
+            .or_else(|| self.plan(named?).filter(|plan| plan.prices().any(|price| item.is(price))))
     }
 
     /// All plans, in the file's order.
@@ -180,6 +201,27 @@ impl Catalogue {
     pub fn features(&self, level: &Level) -> &[String] {
         self.plan(level).map_or(&[], |plan| &plan.features)
     }
+
+    /// Whether anything is sold at a price kept at Stripe.
+    #[must_use]
+    pub fn has_prices_at_stripe(&self) -> bool {
+        self.plans.iter().flat_map(Plan::prices).any(|price| matches!(price.charge, Charge::Id(_)))
+    }
+
+    /// Whether any plan has the feature.
+    #[must_use]
+    pub fn has_feature(&self, feature: &str) -> bool {
+        self.plans.iter().any(|plan| plan.features.iter().any(|own| own == feature))
+    }
+}
+
+/// The price id that two plans have in common.
+fn shared_price<'a>(one: &'a Plan, other: &Plan) -> Option<&'a str> {
+    let ids = one.prices().filter_map(|price| match &price.charge {
+        Charge::Id(id) => Some(id.as_str()),
+        Charge::Inline { .. } => None,
+    });
+    ids.into_iter().find(|id| other.prices().any(|price| price.has_id(id)))
 }
 
 #[cfg(test)]
@@ -193,12 +235,16 @@ pub(crate) mod tests {
             name: level.into(),
             rank,
             mode,
-            price: Price::Inline { amount: 2900, currency: "usd".into() },
-            interval: (mode == Mode::Subscription).then_some(Interval::Month),
+            price: Price {
+                charge: Charge::Inline { amount: 2900, currency: "usd".into() },
+                interval: (mode == Mode::Subscription).then_some(Interval::Month),
+            },
+            other_prices: vec![],
             features: vec![],
             grace: if mode == Mode::Subscription { TimeDelta::days(3) } else { TimeDelta::zero() },
             lasts,
             once_per_user,
+            checkout: CheckoutOptions::default(),
         };
         Catalogue::new(vec![
             plan("TRIAL", 10, Mode::Payment, Some(TimeDelta::days(7)), true),
@@ -216,10 +262,69 @@ pub(crate) mod tests {
     fn a_subscription_grants_one_period_and_the_grace() {
         let catalogue = catalogue();
         let pro = catalogue.plan(&Level::parse("PRO").unwrap()).unwrap();
-        assert_eq!(pro.period_end(Mode::Subscription, at("2026-01-31T10:00:00Z")), at("2026-03-03T10:00:00Z"));
-        assert_eq!(pro.period_end(Mode::Payment, at("2026-01-31T10:00:00Z")), at("2027-01-31T10:00:00Z"));
         let trial = catalogue.plan(&Level::parse("TRIAL").unwrap()).unwrap();
-        assert_eq!(trial.period_end(Mode::Payment, at("2026-01-31T10:00:00Z")), at("2026-02-07T10:00:00Z"));
+        let default = Terms::default();
+        let yearly = Terms { interval: Some(Interval::Year), ..default };
+        let fortnight = Terms { trial_days: Some(14), ..yearly };
+        for (plan, mode, terms, end) in [
+            (pro, Mode::Subscription, default, "2026-03-03T10:00:00Z"),
+            (pro, Mode::Subscription, yearly, "2027-02-03T10:00:00Z"),
+            (pro, Mode::Subscription, fortnight, "2026-02-17T10:00:00Z"),
+            (pro, Mode::Payment, fortnight, "2027-01-31T10:00:00Z"),
+            (trial, Mode::Payment, default, "2026-02-07T10:00:00Z"),
+        ] {
+            assert_eq!(plan.period_end(mode, terms, at("2026-01-31T10:00:00Z")), at(end), "{mode:?} {terms:?}");
+        }
+    }
+
+    #[test]
+    fn an_item_is_of_the_plan_of_its_price_id_or_of_the_named_level_at_its_own_amount() {
+        let mut plans = catalogue().plans().to_vec();
+        plans[2].price = Price { charge: Charge::Id("price_team".into()), interval: Some(Interval::Month) };
+        let yearly = Charge::Inline { amount: 29_000, currency: "usd".into() };
+        plans[1].other_prices.push(Price { charge: yearly, interval: Some(Interval::Year) });
+        let catalogue = Catalogue::new(plans).unwrap();
+        assert_eq!(catalogue.plan_of_price("price_team").unwrap().level.as_str(), "TEAM");
+        assert_eq!(catalogue.plan_of_price("price_other"), None);
+
+        let level = |item: ItemPrice<'_>, named: Option<&str>| {
+            let named = named.map(|level| Level::parse(level).unwrap());
+            catalogue.plan_of_item(&item, named.as_ref()).map(|plan| plan.level.as_str().to_owned())
+        };
+        let by_id = ItemPrice { id: Some("price_team"), ..ItemPrice::default() };
+        assert_eq!(level(by_id, Some("PRO")).as_deref(), Some("TEAM"), "what is paid decides, not what is said");
+        let inline = |amount, currency, interval| ItemPrice {
+            id: Some("price_of_one_session"),
+            amount: Some(amount),
+            currency: Some(currency),
+            interval: Some(interval),
+        };
+        let (month, year) = (inline(2_900, "usd", Interval::Month), inline(29_000, "USD", Interval::Year));
+        assert_eq!(level(month, Some("PRO")).as_deref(), Some("PRO"));
+        assert_eq!(level(year, Some("PRO")).as_deref(), Some("PRO"));
+        for (item, named) in [
+            (month, None),
+            (month, Some("TEAM")),
+            (month, Some("GOLD")),
+            (inline(2_900, "usd", Interval::Year), Some("PRO")),
+            (inline(29_000, "usd", Interval::Month), Some("PRO")),
+            (inline(2_900, "eur", Interval::Month), Some("PRO")),
+            (inline(1, "usd", Interval::Month), Some("PRO")),
+            (ItemPrice { amount: None, ..month }, Some("PRO")),
+            (ItemPrice::default(), Some("PRO")),
+        ] {
+            assert_eq!(level(item, named), None, "{item:?} {named:?}");
+        }
+    }
+
+    #[test]
+    fn a_price_is_found_by_its_interval() {
+        let mut plan = catalogue().plans()[1].clone();
+        plan.other_prices.push(Price { charge: Charge::Id("price_y".into()), interval: Some(Interval::Year) });
+        assert_eq!(plan.price_by(None), Some(&plan.price));
+        assert_eq!(plan.price_by(Some(Interval::Month)), Some(&plan.price));
+        assert_eq!(plan.price_by(Some(Interval::Year)), plan.other_prices.first());
+        assert_eq!(plan.price_by(Some(Interval::Week)), None);
     }
 
     #[test]
@@ -231,6 +336,10 @@ pub(crate) mod tests {
         let mut same_rank = plans.clone();
         same_rank[1].rank = 10;
         assert!(matches!(Catalogue::new(same_rank), Err(CatalogueError::RankTwice(..))));
+        let mut same_price = plans.clone();
+        same_price[0].price.charge = Charge::Id("price_1".into());
+        same_price[2].other_prices = vec![same_price[0].price.clone()];
+        assert!(matches!(Catalogue::new(same_price), Err(CatalogueError::PriceTwice(_, _, id)) if id == "price_1"));
         let mut free = plans;
         free[0].level = Level::free();
         assert_eq!(Catalogue::new(free), Err(CatalogueError::FreeForSale));

@@ -9,7 +9,7 @@ use super::{
     grant::{Grant, GrantStatus, Source, SourceKind},
     id::{EventId, SessionId},
     level::Level,
-    plan::{Mode, tests::catalogue},
+    plan::{Mode, Terms, tests::catalogue},
     subscription::Snapshots,
 };
 
@@ -19,7 +19,7 @@ pub(super) fn time(seconds: i64) -> DateTime<Utc> {
 
 fn report(event: &str, session: &str, level: &str, status: GrantStatus, created: i64) -> Effect {
     let level = Level::parse(level).unwrap();
-    let period_end = catalogue().plan(&level).unwrap().period_end(Mode::Payment, time(created));
+    let period_end = catalogue().plan(&level).unwrap().period_end(Mode::Payment, Terms::default(), time(created));
     Effect::Purchase(Grant {
         source: Source { kind: SourceKind::Checkout, id: session.into() },
         level,

@@ -26,6 +26,9 @@ pub(super) struct CheckoutRequest {
     /// A level of the catalogue, exactly as it is written there.
     #[schema(example = "PRO")]
     entitlement_level: String,
+    /// How often to pay, where the level is sold by several: `day`, `week`, `month` or `year`. The default one where absent.
+    #[schema(example = "year")]
+    interval: Option<String>,
 }
 
 /// A session to pay.
@@ -88,9 +91,10 @@ pub(super) async fn start(
     body::require_json(&request)?;
     let key = idempotency_key(&request)?;
     let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
-    let wish: CheckoutRequest = serde_json::from_slice(&body)
-        .map_err(|_| ApiError::InvalidRequest("Expected a JSON object with entitlementLevel and nothing else"))?;
-    let started = state.billing.start_checkout(user, &wish.entitlement_level, key).await?;
+    let wish: CheckoutRequest = serde_json::from_slice(&body).map_err(|_| {
+        ApiError::InvalidRequest("Expected a JSON object with entitlementLevel, perhaps interval, and nothing else")
+    })?;
+    let started = state.billing.start_checkout(user, &wish.entitlement_level, wish.interval.as_deref(), key).await?;
     let answer =
         CheckoutAnswer { session_id: started.session_id.as_str(), url: &started.url, expires_at: started.expires_at };
     Ok(private(body::json(StatusCode::OK, &answer)))

@@ -1,5 +1,7 @@
 //! What may a user do? Asked by the user, or by an application server about anybody.
 
+use std::borrow::Cow;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
@@ -40,13 +42,33 @@ pub(super) struct EntitlementAnswer<'a> {
     version: u64,
 }
 
+/// Whether a user may use a feature.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FeatureAnswer {
+    /// Whether the user's level includes it.
+    allowed: bool,
+}
+
+/// What is asked for: everything, or one feature.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Answer<'a> {
+    /// Without `feature`.
+    Entitlement(EntitlementAnswer<'a>),
+    /// With `feature`.
+    Feature(FeatureAnswer),
+}
+
 /// Tells what the caller may do
 #[utoipa::path(
     get, path = "/api/entitlements", tag = "entitlements", security(("session" = [])),
-    params(("minVersion" = Option<u64>, Query, description = "Never answer with an older version")),
+    params(
+        ("minVersion" = Option<u64>, Query, description = "Never answer with an older version"),
+        ("feature" = Option<String>, Query, description = "Answer only whether the level includes this feature"),
+    ),
     responses(
-        (status = 200, description = "The caller's entitlements", body = EntitlementAnswer),
-        (status = 400, description = "`INVALID_REQUEST`", body = ErrorBody),
+        (status = 200, description = "The caller's entitlements, or whether they include the feature", body = Answer),
+        (status = 400, description = "`INVALID_REQUEST`: a wrong query, or a feature that no plan has", body = ErrorBody),
         (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
         (status = 503, description = "`UNAVAILABLE`, with `Retry-After`: out of reach, or not yet at `minVersion`", body = ErrorBody),
     ),
@@ -62,10 +84,11 @@ pub(super) async fn own(state: Data<Shared>, request: HttpRequest) -> Result<Htt
     params(
         ("userId" = uuid::Uuid, Path, description = "Whose"),
         ("minVersion" = Option<u64>, Query, description = "Never answer with an older version"),
+        ("feature" = Option<String>, Query, description = "Answer only whether the level includes this feature"),
     ),
     responses(
-        (status = 200, description = "The user's entitlements; `FREE` also where nobody has heard of the user", body = EntitlementAnswer),
-        (status = 400, description = "`INVALID_REQUEST`: no UUID, or a wrong query", body = ErrorBody),
+        (status = 200, description = "The user's entitlements, or whether they include the feature; `FREE` also where nobody has heard of the user", body = Answer),
+        (status = 400, description = "`INVALID_REQUEST`: no UUID, a wrong query, or a feature that no plan has", body = ErrorBody),
         (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
         (status = 403, description = "`FORBIDDEN`: a user's token", body = ErrorBody),
         (status = 503, description = "`UNAVAILABLE`, with `Retry-After`: out of reach, or not yet at `minVersion`", body = ErrorBody),
@@ -79,16 +102,25 @@ pub(super) async fn of_user(state: Data<Shared>, request: HttpRequest) -> Result
 }
 
 async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<HttpResponse, ApiError> {
-    let min_version = min_version(request.query_string())?;
+    let Query { min_version, feature } = Query::parse(request.query_string())?;
+    let catalogue = state.catalogue.get();
+    // A misspelt feature would be denied to everybody, and nobody would know why.
+    if feature.as_ref().is_some_and(|feature| !catalogue.has_feature(feature)) {
+        return Err(ApiError::InvalidRequest("No plan has this feature; GET /api/plans lists the features of each"));
+    }
     let reading = state.reader.read(user, min_version).await?;
     let entitlement = &reading.entitlement;
-    let answer = EntitlementAnswer {
-        user_id: user,
-        entitlement_level: entitlement.level.as_str(),
-        expires_at: entitlement.expires_at,
-        features: state.catalogue.features(&entitlement.level),
-        source: reading.source.as_str(),
-        version: entitlement.version,
+    let features = catalogue.features(&entitlement.level);
+    let answer = match feature {
+        Some(feature) => Answer::Feature(FeatureAnswer { allowed: features.iter().any(|own| *own == feature) }),
+        None => Answer::Entitlement(EntitlementAnswer {
+            user_id: user,
+            entitlement_level: entitlement.level.as_str(),
+            expires_at: entitlement.expires_at,
+            features,
+            source: reading.source.as_str(),
+            version: entitlement.version,
+        }),
     };
     let mut response = body::json(StatusCode::OK, &answer);
     let headers = response.headers_mut();
@@ -97,19 +129,30 @@ async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<H
     Ok(response)
 }
 
-/// The only parameter there is. A misspelt one is refused: whoever asks for a version must not get an older one.
-fn min_version(query: &str) -> Result<Option<u64>, ApiError> {
-    const WRONG: ApiError = ApiError::InvalidRequest("The query may only be minVersion, a whole number, once");
+/// The parameters there are. A misspelt one is refused: whoever asks for a version must not get an older one.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query<'a> {
+    min_version: Option<u64>,
+    feature: Option<Cow<'a, str>>,
+}
 
-    if query.is_empty() {
-        return Ok(None);
-    }
-    let mut pairs = form_urlencoded::parse(query.as_bytes());
-    match (pairs.next(), pairs.next()) {
-        (Some((name, value)), None) if name == "minVersion" && value.bytes().all(|byte| byte.is_ascii_digit()) => {
-            value.parse().map(Some).map_err(|_| WRONG)
+impl<'a> Query<'a> {
+    fn parse(query: &'a str) -> Result<Self, ApiError> {
+        const WRONG: ApiError = ApiError::InvalidRequest(
+            "The query may only be minVersion, a whole number, and feature, the name of one, each once",
+        );
+
+        let mut found = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match name.as_ref() {
+                "minVersion" if found.min_version.is_none() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    found.min_version = Some(value.parse().map_err(|_| WRONG)?);
+                }
+                "feature" if found.feature.is_none() => found.feature = Some(value),
+                _ => return Err(WRONG),
+            }
         }
-        _ => Err(WRONG),
+        Ok(found)
     }
 }
 
@@ -119,9 +162,13 @@ mod tests {
 
     #[test]
     fn queries() {
-        assert_eq!(min_version(""), Ok(None));
-        assert_eq!(min_version("minVersion=7"), Ok(Some(7)));
-        assert_eq!(min_version("minVersion=18446744073709551615"), Ok(Some(u64::MAX)));
+        let parsed =
+            |min_version, feature: Option<&'static str>| Ok(Query { min_version, feature: feature.map(Into::into) });
+        assert_eq!(Query::parse(""), parsed(None, None));
+        assert_eq!(Query::parse("minVersion=7"), parsed(Some(7), None));
+        assert_eq!(Query::parse("minVersion=18446744073709551615"), parsed(Some(u64::MAX), None));
+        assert_eq!(Query::parse("feature=export"), parsed(None, Some("export")));
+        assert_eq!(Query::parse("feature=big+export%21&minVersion=7"), parsed(Some(7), Some("big export!")));
         for wrong in [
             "minVersion",
             "minVersion=",
@@ -132,9 +179,11 @@ mod tests {
             "minVersion=1&minVersion=1",
             "minversion=1",
             "minVersion=1&x=1",
+            "feature=a&feature=a",
+            "Feature=a",
             "x",
         ] {
-            assert!(min_version(wrong).is_err(), "{wrong}");
+            assert!(Query::parse(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -155,6 +204,9 @@ mod tests {
             + r#""expiresAt":"2026-01-31T10:00:00Z","features":["export"],"source":"cache","version":7}"#;
         assert_eq!(text, expected);
         answer.expires_at = None;
+        let answer = Answer::Entitlement(answer);
         assert!(serde_json::to_string(&answer).unwrap().contains(r#""expiresAt":null"#));
+        let feature = Answer::Feature(FeatureAnswer { allowed: true });
+        assert_eq!(serde_json::to_string(&feature).unwrap(), r#"{"allowed":true}"#);
     }
 }

@@ -14,7 +14,7 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{actor::ApplyError, auth::AuthError, billing::CheckoutError, reader::ReadError};
+use crate::{actor::ApplyError, auth::AuthError, billing::CheckoutError, operators::OperatorError, reader::ReadError};
 
 /// Why a request gets no other answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum ApiError {
     Unauthorized,
     /// Somebody we know asks for what is not theirs.
     Forbidden,
+    /// What asks is a page of another site, or asks by another name; the sentence says what is expected.
+    NotFromThere(&'static str),
     /// No such route, or no such thing of this caller's.
     NotFound,
     /// The route has other methods: these.
@@ -37,6 +39,8 @@ pub enum ApiError {
     AlreadyEntitled,
     /// One key for two wishes.
     IdempotencyConflict,
+    /// Only parked events can be tried again.
+    NotParked,
     /// The body is too long.
     PayloadTooLarge,
     /// The body is not of the type, or is encoded; the sentence says what is expected.
@@ -83,6 +87,7 @@ impl ApiError {
             Self::InvalidRequest(sentence) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST", sentence),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Authentication required"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN", "A service token is required"),
+            Self::NotFromThere(sentence) => (StatusCode::FORBIDDEN, "FORBIDDEN", sentence),
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND", "Not found"),
             Self::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed; see the Allow header")
@@ -96,8 +101,9 @@ impl ApiError {
             Self::IdempotencyConflict => (
                 StatusCode::CONFLICT,
                 "IDEMPOTENCY_CONFLICT",
-                "This Idempotency-Key was used for another entitlement level",
+                "This Idempotency-Key was used for another entitlement level or interval",
             ),
+            Self::NotParked => (StatusCode::CONFLICT, "NOT_PARKED", "The event is not parked: there is nothing to try"),
             Self::PayloadTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The request body is too long")
             }
@@ -181,6 +187,9 @@ impl From<CheckoutError> for ApiError {
     fn from(error: CheckoutError) -> Self {
         match error {
             CheckoutError::InvalidLevel => Self::InvalidEntitlementLevel,
+            CheckoutError::InvalidInterval => Self::InvalidRequest(
+                "This level is not sold by that interval; GET /api/plans lists those it is sold by",
+            ),
             CheckoutError::InvalidKey => Self::InvalidRequest("Idempotency-Key must be 1 to 255 printable characters"),
             CheckoutError::IdempotencyConflict => Self::IdempotencyConflict,
             CheckoutError::RateLimited { retry_after } => Self::RateLimited(retry_after),
@@ -204,6 +213,20 @@ impl From<ApplyError> for ApiError {
             | ApplyError::InDoubt
             | ApplyError::TimedOut => Self::Unavailable,
             ApplyError::Panicked | ApplyError::Refused => Self::Internal,
+        }
+    }
+}
+
+impl From<OperatorError> for ApiError {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::NoSuchEvent => Self::NotFound,
+            OperatorError::NotParked => Self::NotParked,
+            OperatorError::Ledger(error) => {
+                tracing::warn!(%error, "an operator was not answered");
+                Self::Unavailable
+            }
+            OperatorError::Apply(error) => error.into(),
         }
     }
 }
@@ -233,11 +256,13 @@ mod tests {
             (ApiError::InvalidPayload, 400, "INVALID_PAYLOAD"),
             (ApiError::Unauthorized, 401, "UNAUTHORIZED"),
             (ApiError::Forbidden, 403, "FORBIDDEN"),
+            (ApiError::NotFromThere("No"), 403, "FORBIDDEN"),
             (ApiError::NotFound, 404, "NOT_FOUND"),
             (ApiError::MethodNotAllowed("POST"), 405, "METHOD_NOT_ALLOWED"),
             (ApiError::RequestTimeout, 408, "REQUEST_TIMEOUT"),
             (ApiError::AlreadyEntitled, 409, "ALREADY_ENTITLED"),
             (ApiError::IdempotencyConflict, 409, "IDEMPOTENCY_CONFLICT"),
+            (ApiError::NotParked, 409, "NOT_PARKED"),
             (ApiError::PayloadTooLarge, 413, "PAYLOAD_TOO_LARGE"),
             (ApiError::UnsupportedMediaType("No"), 415, "UNSUPPORTED_MEDIA_TYPE"),
             (ApiError::RateLimited(second), 429, "RATE_LIMITED"),

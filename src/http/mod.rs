@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 pub use self::{
     error::{ApiError, ErrorBody},
     health::{Dependency, DependencyState, Readiness, ReadyReport},
-    openapi::document,
+    openapi::{admin_document, document},
     request_id::RequestId,
 };
 use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
@@ -41,11 +41,12 @@ use crate::{
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},
     billing::Billing,
-    domain::plan::Catalogue,
+    domain::live::LiveCatalogue,
     intake::{
         Interpreter,
         signature::{Tolerance, WebhookSecrets},
     },
+    operators::Operators,
     reader::EntitlementReader,
 };
 
@@ -65,12 +66,14 @@ pub struct Parts {
     pub tolerance: Tolerance,
     /// Told what became of events.
     pub activity: Activity,
+    /// Looks into the ledger for operators.
+    pub operators: Operators,
     /// Knows users.
     pub sessions: SessionVerifier,
     /// Knows application servers.
     pub service_tokens: ServiceTokens,
     /// Features of levels.
-    pub catalogue: Catalogue,
+    pub catalogue: LiveCatalogue,
     /// Asks all dependencies.
     pub readiness: Arc<dyn Readiness>,
     /// Writes all metrics in Prometheus' text format.
@@ -103,9 +106,10 @@ struct Shared {
     webhook_secrets: Option<WebhookSecrets>,
     tolerance: Tolerance,
     activity: Activity,
+    operators: Operators,
     sessions: SessionVerifier,
     service_tokens: ServiceTokens,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     readiness: CachedReadiness,
     render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     // One token among none: compared as service tokens are, in constant time.
@@ -127,6 +131,7 @@ impl State {
             webhook_secrets: parts.webhook_secrets,
             tolerance: parts.tolerance,
             activity: parts.activity,
+            operators: parts.operators,
             sessions: parts.sessions,
             service_tokens: parts.service_tokens,
             catalogue: parts.catalogue,
@@ -172,7 +177,8 @@ pub fn admin_routes(state: State) -> impl FnOnce(&mut ServiceConfig) {
             .service(get(Route::Metrics, admin::metrics))
             .service(get(Route::Live, health::live))
             .service(get(Route::Ready, health::ready))
-            .default_service(web::to(not_found));
+            .service(get(Route::OpenApi, openapi::admin_json))
+            .configure(admin::routes);
     }
 }
 

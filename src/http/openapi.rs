@@ -18,7 +18,7 @@ use utoipa::{
     },
 };
 
-use super::{ApiError, checkout, entitlements, error, health, plans, webhook};
+use super::{ApiError, admin, checkout, entitlements, error, health, plans, webhook};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -62,6 +62,17 @@ impl Modify for Tokens {
     }
 }
 
+/// The operators' token.
+pub(super) struct AdminToken;
+
+impl Modify for AdminToken {
+    fn modify(&self, openapi: &mut Description) {
+        let mut scheme = Http::new(HttpAuthScheme::Bearer);
+        scheme.description = Some("`TOLLGATE_ADMIN_TOKEN`".to_owned());
+        openapi.components.get_or_insert_default().add_security_scheme("admin", SecurityScheme::Http(scheme));
+    }
+}
+
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().into());
 
 static VIEWER: LazyLock<Arc<utoipa_swagger_ui::Config<'static>>> =
@@ -70,7 +81,17 @@ static VIEWER: LazyLock<Arc<utoipa_swagger_ui::Config<'static>>> =
 /// The contract as OpenAPI 3.1, in JSON.
 #[must_use]
 pub fn document() -> String {
-    Contract::openapi().to_pretty_json().unwrap_or_else(|error| {
+    as_text(&Contract::openapi())
+}
+
+/// What the operators' listener answers, in the same form. The public contract leaves it out: nobody who reads that can reach it.
+#[must_use]
+pub fn admin_document() -> String {
+    as_text(&admin::Contract::openapi())
+}
+
+fn as_text(description: &Description) -> String {
+    description.to_pretty_json().unwrap_or_else(|error| {
         tracing::error!(error = %error, "contract could not be written");
         String::new()
     })
@@ -79,6 +100,11 @@ pub fn document() -> String {
 /// The contract for programs.
 pub(super) async fn json() -> HttpResponse {
     HttpResponse::Ok().insert_header(ContentType::json()).body(DOCUMENT.clone())
+}
+
+/// The operators' contract for programs.
+pub(super) async fn admin_json() -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).body(admin_document())
 }
 
 /// The pages' addresses are relative to a directory.
@@ -131,6 +157,6 @@ mod tests {
         assert_eq!(schema("CheckoutRequest")["additionalProperties"], false);
         assert_eq!(schema("ErrorBody")["required"], serde_json::json!(["error", "code"]));
         assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 6);
-        assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 8);
+        assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 10);
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Shared, body};
-use crate::domain::plan::{Catalogue, Interval, Mode, Plan, Price};
+use crate::domain::plan::{Catalogue, Charge, Interval, Mode, Plan, Price};
 
 /// Everything that is for sale.
 #[derive(Serialize, ToSchema)]
@@ -38,9 +38,11 @@ pub(super) struct PlanAnswer<'a> {
     /// `payment` (once) or `subscription`.
     #[schema(example = "subscription")]
     mode: &'static str,
-    /// `null` where the price is kept at Stripe.
+    /// What is charged where nothing else is asked for; `null` where that price is kept at Stripe.
     #[schema(required)]
     price: Option<PriceAnswer<'a>>,
+    /// Everything that may be asked for, the default first.
+    prices: Vec<OfferAnswer<'a>>,
     /// How long one payment lasts, such as `7d` or `12h`; `null` for a subscription, which lasts while it is paid.
     #[schema(required, example = "7d")]
     lasts: Option<String>,
@@ -48,6 +50,23 @@ pub(super) struct PlanAnswer<'a> {
     features: &'a [String],
     /// Whether a user can have it only once, ever.
     once_per_user: bool,
+    /// Days that are free before a subscription is first paid, for who has not had the level; `null` where there are none.
+    #[schema(required, example = 14)]
+    trial_days: Option<u16>,
+}
+
+/// One way to pay.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OfferAnswer<'a> {
+    /// What a checkout session may be asked for: `day`, `week`, `month` or `year`; `null` for what is paid once.
+    #[schema(required, example = "month")]
+    interval: Option<&'static str>,
+    /// In the currency's smallest unit (cents); `null` where the price is kept at Stripe.
+    #[schema(required, example = 2900)]
+    amount: Option<i64>,
+    /// ISO 4217, lower case; `null` where the price is kept at Stripe.
+    #[schema(required, example = "usd")]
+    currency: Option<&'a str>,
 }
 
 /// What is charged.
@@ -70,7 +89,7 @@ pub(super) struct PriceAnswer<'a> {
     responses((status = 200, description = "All plans; `FREE` is what everybody has, and not among them", body = PlansAnswer)),
 )]
 pub(super) async fn all(state: Data<Shared>) -> HttpResponse {
-    let mut response = body::json(StatusCode::OK, &PlansAnswer::of(&state.catalogue));
+    let mut response = body::json(StatusCode::OK, &PlansAnswer::of(&state.catalogue.get()));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
     response
 }
@@ -89,10 +108,11 @@ impl<'a> PlanAnswer<'a> {
             Mode::Payment => ("payment", Some(length(plan.one_off_lasts()))),
             Mode::Subscription => ("subscription", None),
         };
-        let price = match &plan.price {
-            Price::Id(_) => None,
-            Price::Inline { amount, currency } => {
-                Some(PriceAnswer { amount: *amount, currency, interval: plan.interval.map(Interval::as_str) })
+        let prices: Vec<_> = plan.prices().map(OfferAnswer::of).collect();
+        let price = match &plan.price.charge {
+            Charge::Id(_) => None,
+            Charge::Inline { amount, currency } => {
+                Some(PriceAnswer { amount: *amount, currency, interval: plan.price.interval.map(Interval::as_str) })
             }
         };
         Self {
@@ -101,10 +121,22 @@ impl<'a> PlanAnswer<'a> {
             rank: plan.rank,
             mode,
             price,
+            prices,
             lasts,
             features: &plan.features,
             once_per_user: plan.once_per_user,
+            trial_days: plan.checkout.trial_days,
         }
+    }
+}
+
+impl<'a> OfferAnswer<'a> {
+    fn of(price: &'a Price) -> Self {
+        let (amount, currency) = match &price.charge {
+            Charge::Id(_) => (None, None),
+            Charge::Inline { amount, currency } => (Some(*amount), Some(currency.as_str())),
+        };
+        Self { interval: price.interval.map(Interval::as_str), amount, currency }
     }
 }
 
@@ -131,12 +163,15 @@ mod tests {
         let catalogue = catalogue::parse(catalogue::BUILT_IN).unwrap();
         let expected = json!({ "plans": [
             {
-                "level": "TRIAL", "name": "Trial", "rank": 10, "mode": "payment", "lasts": "7d", "features": [],
-                "price": { "amount": 0, "currency": "usd", "interval": null }, "oncePerUser": true,
+                "level": "TRIAL", "name": "Trial", "rank": 10, "mode": "payment", "lasts": "7d", "features": ["projects"],
+                "price": { "amount": 0, "currency": "usd", "interval": null }, "oncePerUser": true, "trialDays": null,
+                "prices": [{ "amount": 0, "currency": "usd", "interval": null }],
             },
             {
-                "level": "PRO", "name": "Pro", "rank": 20, "mode": "subscription", "lasts": null, "features": [],
-                "price": { "amount": 2900, "currency": "usd", "interval": "month" }, "oncePerUser": false,
+                "level": "PRO", "name": "Pro", "rank": 20, "mode": "subscription", "lasts": null,
+                "features": ["projects", "export"], "oncePerUser": false, "trialDays": null,
+                "price": { "amount": 2900, "currency": "usd", "interval": "month" },
+                "prices": [{ "amount": 2900, "currency": "usd", "interval": "month" }],
             },
         ]});
         assert_eq!(serde_json::to_value(PlansAnswer::of(&catalogue)).unwrap(), expected);

@@ -19,11 +19,17 @@ pub(super) enum Route {
     Docs,
     DocsFile,
     Metrics,
+    AdminEvents,
+    AdminEvent,
+    AdminReplay,
+    AdminReplayMany,
+    AdminEntitlements,
+    AdminSummary,
     None,
 }
 
 impl Route {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 19] = [
         Self::Webhook,
         Self::OwnEntitlements,
         Self::UserEntitlements,
@@ -36,6 +42,12 @@ impl Route {
         Self::Docs,
         Self::DocsFile,
         Self::Metrics,
+        Self::AdminEvents,
+        Self::AdminEvent,
+        Self::AdminReplay,
+        Self::AdminReplayMany,
+        Self::AdminEntitlements,
+        Self::AdminSummary,
         Self::None,
     ];
 
@@ -54,6 +66,12 @@ impl Route {
             Self::Docs => "/docs",
             Self::DocsFile => "/docs/{file:.*}",
             Self::Metrics => "/metrics",
+            Self::AdminEvents => "/api/admin/events",
+            Self::AdminEvent => "/api/admin/events/{id}",
+            Self::AdminReplay => "/api/admin/events/{id}/replay",
+            Self::AdminReplayMany => "/api/admin/events/replay",
+            Self::AdminEntitlements => "/api/admin/entitlements/{userId}",
+            Self::AdminSummary => "/api/admin/summary",
             Self::None => "none",
         }
     }
@@ -71,8 +89,20 @@ impl Route {
             "/openapi.json" => Self::OpenApi,
             "/docs" => Self::Docs,
             "/metrics" => Self::Metrics,
+            "/api/admin/events" => Self::AdminEvents,
+            "/api/admin/events/replay" => Self::AdminReplayMany,
+            "/api/admin/summary" => Self::AdminSummary,
             _ if path.strip_prefix("/api/entitlements/").is_some_and(one_segment) => Self::UserEntitlements,
             _ if path.strip_prefix("/api/checkout/session/").is_some_and(one_segment) => Self::CheckoutSession,
+            _ if path.strip_prefix("/api/admin/events/").is_some_and(one_segment) => Self::AdminEvent,
+            _ if path
+                .strip_prefix("/api/admin/events/")
+                .and_then(|rest| rest.strip_suffix("/replay"))
+                .is_some_and(one_segment) =>
+            {
+                Self::AdminReplay
+            }
+            _ if path.strip_prefix("/api/admin/entitlements/").is_some_and(one_segment) => Self::AdminEntitlements,
             _ if path.starts_with("/docs/") => Self::DocsFile,
             _ => Self::None,
         }

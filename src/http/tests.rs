@@ -57,17 +57,21 @@ fn parts() -> Parts {
         queue_max: 10,
         batch_max: 10,
     };
+    let entitlements = Entitlements::start(ledger.clone(), cache.clone(), Activity::unwatched(), actors);
+    let interpreter = Interpreter::new(catalogue.clone(), Some(false));
+    let operators = Operators::new(ledger.clone(), entitlements.clone(), interpreter.clone());
     Parts {
-        entitlements: Entitlements::start(ledger.clone(), cache.clone(), Activity::unwatched(), actors),
+        entitlements,
         reader: EntitlementReader::new(cache, ledger.clone(), actors.cache_budget, 4),
         billing: closed_shop(ledger),
-        interpreter: Interpreter::new(catalogue.clone(), Some(false)),
+        interpreter,
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),
         tolerance: Tolerance::STRIPE,
         activity: Activity::unwatched(),
+        operators,
         sessions: SessionVerifier::new(&JWT_SECRET.into(), None),
         service_tokens: ServiceTokens::new(&[SERVICE_TOKEN.into()]),
-        catalogue,
+        catalogue: catalogue.into(),
         readiness: Arc::new(Report(DependencyState::Degraded)),
         render_metrics: Arc::new(|| "up 1\n".to_owned()),
         admin_token: Some(ADMIN_TOKEN.into()),

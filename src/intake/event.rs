@@ -17,7 +17,11 @@ use serde::{
 use serde_json::{error::Category, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{event::EventRecord, id::EventId};
+use crate::domain::{
+    event::EventRecord,
+    id::EventId,
+    plan::{Interval, Terms},
+};
 
 /// `object` of an event that carries a snapshot of what it is about.
 const SNAPSHOT: &str = "event";
@@ -264,6 +268,10 @@ struct Metadata<'a> {
     user_id: Option<Text<'a>>,
     #[serde(borrow, rename = "entitlementLevel")]
     entitlement_level: Option<Text<'a>>,
+    #[serde(borrow)]
+    interval: Option<Text<'a>>,
+    #[serde(borrow, rename = "trialDays")]
+    trial_days: Option<Text<'a>>,
 }
 
 impl<'a> Session<'a> {
@@ -280,6 +288,15 @@ impl<'a> Session<'a> {
     /// `metadata.entitlementLevel`; empty is as good as absent.
     pub(super) fn entitlement_level(&self) -> Option<&str> {
         said(self.metadata.as_ref()?.0.entitlement_level.as_ref())
+    }
+
+    /// `metadata.interval` and `metadata.trialDays`, as Tollgate writes them; sessions of others say neither.
+    pub(super) fn terms(&self) -> Terms {
+        let Some(Object(metadata)) = &self.metadata else { return Terms::default() };
+        Terms {
+            interval: said(metadata.interval.as_ref()).and_then(Interval::from_word),
+            trial_days: said(metadata.trial_days.as_ref()).and_then(|days| days.parse().ok()),
+        }
     }
 }
 

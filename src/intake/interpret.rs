@@ -15,6 +15,7 @@ use crate::domain::{
     grant::{Grant, GrantStatus, Source, SourceKind},
     id::{CustomerId, PaymentIntentId, SessionId, SubscriptionId, UserId},
     level::Level,
+    live::LiveCatalogue,
     plan::{Catalogue, Mode, Plan},
     subscription::Snapshots,
 };
@@ -56,7 +57,7 @@ impl Envelope<'_> {
 /// Reads events. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Interpreter {
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     livemode: Option<bool>,
 }
 
@@ -103,8 +104,8 @@ impl Interpreter {
     /// `livemode` is that of the Stripe key: events of the other mode are ignored. Without a key it is `None`, and the webhook's
     /// secret alone says which events are ours: each endpoint, live or test, has its own.
     #[must_use]
-    pub const fn new(catalogue: Catalogue, livemode: Option<bool>) -> Self {
-        Self { catalogue, livemode }
+    pub fn new(catalogue: impl Into<LiveCatalogue>, livemode: Option<bool>) -> Self {
+        Self { catalogue: catalogue.into(), livemode }
     }
 
     /// What a delivery means.
@@ -195,7 +196,8 @@ impl Interpreter {
         if occasion == Occasion::Expired {
             return expired(session, id);
         }
-        let (user, plan) = self.buyer_and_plan(session)?;
+        let catalogue = self.catalogue.get();
+        let (user, plan) = buyer_and_plan(session, &catalogue)?;
         let mode = match mode {
             Some("payment") => Mode::Payment,
             Some("subscription") => Mode::Subscription,
@@ -215,7 +217,7 @@ impl Interpreter {
                 source: source(mode, status, session, &id)?,
                 level: plan.level.clone(),
                 status,
-                period_end: plan.period_end(mode, record.created),
+                period_end: plan.period_end(mode, session.terms(), record.created),
                 reported_at: record.created,
                 event: Some(record.id.clone()),
                 session: Some(id),
@@ -226,20 +228,20 @@ impl Interpreter {
             }),
         ))
     }
+}
 
-    /// Who bought what: by metadata, which only a holder of the secret key can write. A `client_reference_id` proves nothing
-    /// (a payment link lets anybody choose it), but it must not contradict.
-    fn buyer_and_plan(&self, session: &Session<'_>) -> Result<(UserId, &Plan), Verdict> {
-        let (Some(user), Some(level)) = (session.user_id(), session.entitlement_level()) else {
-            return Err(parked(ParkReason::MissingMetadata));
-        };
-        let user = UserId::parse(user).map_err(|_| parked(ParkReason::InvalidUser))?;
-        if said(session.client_reference_id.as_ref()).is_some_and(|other| UserId::parse(other) != Ok(user)) {
-            return Err(parked(ParkReason::UserMismatch));
-        }
-        let plan = Level::parse(level).ok().and_then(|level| self.catalogue.plan(&level));
-        Ok((user, plan.ok_or(parked(ParkReason::UnknownLevel))?))
+/// Who bought what: by metadata, which only a holder of the secret key can write. A `client_reference_id` proves nothing
+/// (a payment link lets anybody choose it), but it must not contradict.
+fn buyer_and_plan<'a>(session: &Session<'_>, catalogue: &'a Catalogue) -> Result<(UserId, &'a Plan), Verdict> {
+    let (Some(user), Some(level)) = (session.user_id(), session.entitlement_level()) else {
+        return Err(parked(ParkReason::MissingMetadata));
+    };
+    let user = UserId::parse(user).map_err(|_| parked(ParkReason::InvalidUser))?;
+    if said(session.client_reference_id.as_ref()).is_some_and(|other| UserId::parse(other) != Ok(user)) {
+        return Err(parked(ParkReason::UserMismatch));
     }
+    let plan = Level::parse(level).ok().and_then(|level| catalogue.plan(&level));
+    Ok((user, plan.ok_or(parked(ParkReason::UnknownLevel))?))
 }
 
 /// Not what its type says.

@@ -156,17 +156,13 @@ pub(super) fn session(
         id: SessionId::parse(id).ok()?,
         user: user.into(),
         level: Level::parse(level).ok()?,
-        interval: [Interval::Day, Interval::Week, Interval::Month, Interval::Year]
-            .into_iter()
-            .find(|known| interval == Some(known.as_str())),
+        interval: interval.and_then(Interval::from_word),
         expired: state == "expired",
         expires_at,
     })
 }
 
 /// How a caller's idempotency key stands.
-pub(super) fn key_claim(level: &str, attempt: i32) -> Result<KeyClaim, LedgerError> {
-    let level = Level::parse(level)
-        .map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "checkout_keys.level".into() })?;
-    Ok(KeyClaim { level, attempt: u32::try_from(attempt).unwrap_or(1) })
+pub(super) fn key_claim(wish: String, attempt: i32) -> KeyClaim {
+    KeyClaim { wish, attempt: u32::try_from(attempt).unwrap_or(1) }
 }

@@ -9,6 +9,7 @@ mod batch;
 mod decide;
 mod error;
 mod halving;
+mod inbox;
 pub mod postgres;
 pub mod sqlite;
 mod statement;
@@ -20,12 +21,15 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-pub use self::error::LedgerError;
+pub use self::{
+    error::LedgerError,
+    inbox::{InboxEvent, InboxFilter, InboxPlace, ParkedCount, Standing, StoredEvent},
+};
 pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
     change::{Change, Owner, Subject},
     entitlement::Entitlement,
-    event::{EventRecord, Outcome},
+    event::{EventRecord, Outcome, ParkReason},
     grant::Grant,
     id::{EventId, SessionId, UserId},
     level::Level,
@@ -168,8 +172,8 @@ pub struct SessionRecord {
 /// How an idempotency key of a caller stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyClaim {
-    /// The level it was first used for.
-    pub level: Level,
+    /// What it was first used for.
+    pub wish: String,
     /// Grows when Stripe's answer was a stored failure: the next call needs another key at Stripe.
     pub attempt: u32,
 }
@@ -226,8 +230,26 @@ pub trait Ledger: Send + Sync {
     /// Parked events worth another try: the user is there now, or a while has passed. Each counts as tried by this call.
     async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError>;
 
+    /// Events of the inbox, newest first: at most `limit`.
+    async fn events(&self, filter: &InboxFilter, limit: u32) -> Result<Vec<InboxEvent>, LedgerError>;
+
+    /// One event of the inbox.
+    async fn event(&self, id: &str) -> Result<Option<StoredEvent>, LedgerError>;
+
+    /// How many events wait, by reason, in the order of the reasons' words.
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError>;
+
+    /// How the events stand that were received since a moment, and how many.
+    async fn received_since(&self, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError>;
+
     /// Levels that live grants have: the catalogue must know them all.
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError>;
+
+    /// Those of the levels that no grant can have before a migration has added them.
+    async fn levels_lacking(&self, levels: &[Level]) -> Result<Vec<Level>, LedgerError>;
+
+    /// Makes all events that are parked for this reason due, and tells how many.
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError>;
 
     /// Records a session we created.
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError>;
@@ -235,8 +257,8 @@ pub trait Ledger: Send + Sync {
     /// A session we created, if it is this user's.
     async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Claims a caller's idempotency key for a level, or tells what it was claimed for.
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError>;
+    /// Claims a caller's idempotency key for a wish, or tells what it was claimed for.
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError>;
 
     /// Notes that Stripe stored a failure under this attempt of the key.
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;
@@ -244,6 +266,9 @@ pub trait Ledger: Send + Sync {
     /// Tells that this replica is alive and for how long the oldest state has waited that readers have not been shown, and lists
     /// all replicas, this one included.
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError>;
+
+    /// All replicas that are known, dead ones until their left-overs are done.
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError>;
 
     /// Forgets a replica that stopped, or whose left-over cache writes have been done.
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError>;

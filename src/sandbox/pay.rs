@@ -135,12 +135,25 @@ fn view(session: &Session, email: Option<String>) -> PayView {
     };
     let name = first.map(|line| line.name.clone()).unwrap_or_default();
     let recurring = session.lines.iter().find_map(|line| line.recurring.as_ref());
+    let name = match first.map_or(1, |line| line.quantity) {
+        1 => name,
+        quantity => format!("{quantity} × {name}"),
+    };
+    let name = if more == 0 { name } else { format!("{name} and {more} more") };
+    let every = recurring.map(interval);
+    let (name, every) = match (session.trial_days, every) {
+        (Some(days), Some(every)) => {
+            let price = pay_page::money(session.price(), &session.currency);
+            (format!("{name}, {days} days free, then {price} per {every}"), None)
+        }
+        (_, every) => (name, every),
+    };
     PayView {
         session_id: session.id.clone(),
-        plan_name: if more == 0 { name } else { format!("{name} and {more} more") },
+        plan_name: name,
         amount_minor: session.amount(),
         currency: session.currency.clone(),
-        interval: recurring.map(interval),
+        interval: every,
         email,
         success_url: session.success_url(),
         cancel_url: cancel_url(session),

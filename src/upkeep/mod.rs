@@ -35,6 +35,8 @@ pub struct Rhythm {
     pub retry: Duration,
     /// Probes of a Redis that does not answer.
     pub probe: Duration,
+    /// How many events are parked.
+    pub count: Duration,
     /// Comparison of the cache with what changed lately.
     pub compare: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for Rhythm {
             sweep: Duration::from_millis(500),
             retry: Duration::from_millis(250),
             probe: Duration::from_millis(200),
+            count: Duration::from_secs(30),
             compare: Duration::from_secs(30),
         }
     }
@@ -96,7 +99,8 @@ impl Upkeep {
         loops.spawn(until_stopped(stop.clone(), self.clone(), redrive::retry_unpublished));
         loops.spawn(until_stopped(stop.clone(), self.clone(), redrive::probe));
         loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::lapsed));
-        loops.spawn(until_stopped(stop, self.clone(), sweep::parked));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::parked));
+        loops.spawn(until_stopped(stop, self.clone(), sweep::count_parked));
         RunningUpkeep { stopping, loops, upkeep: self }
     }
 

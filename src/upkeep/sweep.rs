@@ -7,9 +7,10 @@ use super::Upkeep;
 use crate::{
     domain::{
         change::{Cause, Change, Effect},
-        event::Outcome,
+        event::{Outcome, ParkReason},
     },
     intake::Meaning,
+    ledger::ParkedCount,
 };
 
 const LAPSES_AT_ONCE: u32 = 500;
@@ -66,5 +67,58 @@ pub(super) async fn parked(upkeep: Upkeep) {
                 }
             })
             .await;
+    }
+}
+
+/// Tells how many events wait, by reason: each is somebody who paid and has nothing. Every replica tells the same.
+pub(super) async fn count_parked(upkeep: Upkeep) {
+    let mut ticks = tokio::time::interval(upkeep.rhythm.count);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match upkeep.ledger.parked().await {
+            Ok(counts) => show_parked(&counts),
+            Err(error) => tracing::debug!(%error, "parked events were not counted"),
+        }
+    }
+}
+
+/// A reason that nothing waits for any more must not stand there with its last number.
+fn show_parked(counts: &[ParkedCount]) {
+    let show = |reason: &'static str, counted: &dyn Fn(&str) -> bool| {
+        let count: u64 = counts.iter().filter(|parked| counted(&parked.reason)).map(|parked| parked.count).sum();
+        metrics::gauge!("tollgate_events_parked", "reason" => reason)
+            .set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    };
+    for reason in ParkReason::ALL {
+        show(reason.as_str(), &|word| word == reason.as_str());
+    }
+    // Of a newer version, while both run.
+    show("other", &|word| ParkReason::ALL.iter().all(|reason| reason.as_str() != word));
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_that_nothing_waits_for_any_more_counts_none() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = |counts: &[(&str, u64)]| {
+            let counts: Vec<_> = counts
+                .iter()
+                .map(|(reason, count)| ParkedCount { reason: (*reason).to_owned(), count: *count, oldest: Utc::now() })
+                .collect();
+            metrics::with_local_recorder(&recorder, || show_parked(&counts));
+            recorder.handle().render()
+        };
+        let before = shown(&[("unknown_level", 3), ("of_a_newer_version", 2)]);
+        assert!(before.contains("{reason=\"unknown_level\"} 3") && before.contains("{reason=\"other\"} 2"), "{before}");
+        let after = shown(&[("unknown_user", 1)]);
+        assert!(after.contains("{reason=\"unknown_level\"} 0") && after.contains("{reason=\"other\"} 0"), "{after}");
+        assert!(after.contains("{reason=\"unknown_user\"} 1"), "{after}");
     }
 }

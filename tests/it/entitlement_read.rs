@@ -42,7 +42,8 @@ async fn a_user_reads_his_own_and_a_service_reads_anybodys() {
     assert_eq!(
         body,
         json!({
-            "userId": event.user.to_string(), "entitlementLevel": "PRO", "features": [], "source": "cache", "version": 1,
+            "userId": event.user.to_string(), "entitlementLevel": "PRO",
+            "features": ["projects", "export"], "source": "cache", "version": 1,
         })
     );
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));

@@ -13,6 +13,7 @@ mod harness;
 
 mod actors;
 mod cache;
+mod catalogue;
 mod checkout;
 mod cli;
 mod demo;
@@ -26,6 +27,7 @@ mod ledger_faults;
 mod ledger_file;
 mod life;
 mod migrations;
+mod operators;
 mod pay_page;
 mod redis_contract;
 mod replicas;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use stripe_gateway::{
-    GatewayConfig, GatewayError, Interval, Mode, NewCheckoutSession, Price, StripeGateway, Unavailability,
+    GatewayConfig, GatewayError, Interval, Mode, NewCheckoutSession, PageOptions, Price, StripeGateway, Unavailability,
 };
 
 use crate::harness::stripe::StandInStripe;
@@ -26,6 +26,8 @@ fn session(mode: Mode, price: Price) -> NewCheckoutSession {
         price,
         success_url: "https://app.test/ok?session_id={CHECKOUT_SESSION_ID}".into(),
         cancel_url: "https://app.test/pricing?a=b&c=d".into(),
+        page: PageOptions::default(),
+        more_metadata: vec![],
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use stripe_checkout::CheckoutSessionMode;
 use stripe_checkout::checkout_session::{
-    CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionLineItemsPriceData,
+    CreateCheckoutSession, CreateCheckoutSessionAutomaticTax, CreateCheckoutSessionLineItems,
+    CreateCheckoutSessionLineItemsAdjustableQuantity, CreateCheckoutSessionLineItemsPriceData,
     CreateCheckoutSessionLineItemsPriceDataRecurring,
     CreateCheckoutSessionLineItemsPriceDataRecurringInterval as StripeInterval, CreateCheckoutSessionPaymentIntentData,
-    CreateCheckoutSessionSubscriptionData, ProductData,
+    CreateCheckoutSessionSubscriptionData, CreateCheckoutSessionTaxIdCollection, ProductData,
 };
+use stripe_checkout::{CheckoutSessionBillingAddressCollection, CheckoutSessionMode};
 use stripe_types::Currency;
 
 use crate::error::GatewayError;
@@ -30,6 +31,27 @@ pub struct NewCheckoutSession {
     pub success_url: String,
     /// Where Stripe's back button leads.
     pub cancel_url: String,
+    /// What the page asks and offers beside the price.
+    pub page: PageOptions,
+    /// What is said in the metadata beside user and level.
+    pub more_metadata: Vec<(&'static str, String)>,
+}
+
+/// What Stripe's page asks the buyer, and offers. By default nothing but what Stripe needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageOptions {
+    /// Takes promotion codes.
+    pub promotion_codes: bool,
+    /// Lets the buyer choose how many, from the first to the second; the page begins with the first. One where absent.
+    pub quantity: Option<(u32, u32)>,
+    /// Has Stripe work out the tax.
+    pub automatic_tax: bool,
+    /// Asks for a billing address in any case.
+    pub billing_address: bool,
+    /// Lets a business give its tax id.
+    pub tax_id_collection: bool,
+    /// Days before a subscription is first paid, 1 to 730. Not allowed in a payment.
+    pub trial_days: Option<u16>,
 }
 
 /// How a session is paid.
@@ -102,19 +124,39 @@ impl From<SessionAnswer> for CreatedSession {
 impl NewCheckoutSession {
     /// Stripe's parameters, or the reason why these cannot be sold.
     pub(crate) fn into_request(self) -> Result<CreateCheckoutSession, GatewayError> {
-        let line_item = line_item(self.price, self.mode)?;
-        let metadata =
-            HashMap::from([("userId".to_owned(), self.user_id.clone()), ("entitlementLevel".to_owned(), self.level)]);
-        let request = CreateCheckoutSession::new()
+        let page = self.page;
+        let line_item = line_item(self.price, self.mode, page.quantity)?;
+        let more = self.more_metadata.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let metadata: HashMap<String, String> =
+            [("userId".to_owned(), self.user_id.clone()), ("entitlementLevel".to_owned(), self.level)]
+                .into_iter()
+                .chain(more)
+                .collect();
+        let mut request = CreateCheckoutSession::new()
             .client_reference_id(self.user_id)
             .line_items(vec![line_item])
             .success_url(self.success_url)
             .cancel_url(self.cancel_url)
             .metadata(metadata.clone());
+        if page.promotion_codes {
+            request = request.allow_promotion_codes(true);
+        }
+        if page.automatic_tax {
+            request = request.automatic_tax(CreateCheckoutSessionAutomaticTax::new(true));
+        }
+        if page.billing_address {
+            request = request.billing_address_collection(CheckoutSessionBillingAddressCollection::Required);
+        }
+        if page.tax_id_collection {
+            request = request.tax_id_collection(CreateCheckoutSessionTaxIdCollection::new(true));
+        }
         // The session's metadata is not copied to what the session creates, so later events (a renewal, a refund)
         // would not name the user. A payment of 0 creates no PaymentIntent, but the parameter is valid in its mode.
         Ok(match self.mode {
             Mode::Payment => {
+                if page.trial_days.is_some() {
+                    return Err(GatewayError::Configuration("a single payment has no trial".to_owned()));
+                }
                 let mut intent = CreateCheckoutSessionPaymentIntentData::new();
                 intent.metadata = Some(metadata);
                 request.mode(CheckoutSessionMode::Payment).payment_intent_data(intent)
@@ -122,15 +164,25 @@ impl NewCheckoutSession {
             Mode::Subscription => {
                 let mut subscription = CreateCheckoutSessionSubscriptionData::new();
                 subscription.metadata = Some(metadata);
+                subscription.trial_period_days = page.trial_days.map(u32::from);
                 request.mode(CheckoutSessionMode::Subscription).subscription_data(subscription)
             }
         })
     }
 }
 
-fn line_item(price: Price, mode: Mode) -> Result<CreateCheckoutSessionLineItems, GatewayError> {
+fn line_item(
+    price: Price,
+    mode: Mode,
+    quantity: Option<(u32, u32)>,
+) -> Result<CreateCheckoutSessionLineItems, GatewayError> {
     let mut item = CreateCheckoutSessionLineItems::new();
-    item.quantity = Some(1);
+    item.quantity = Some(quantity.map_or(1, |(min, _)| min.into()));
+    item.adjustable_quantity = quantity.map(|(min, max)| {
+        let mut adjustable = CreateCheckoutSessionLineItemsAdjustableQuantity::new(true);
+        (adjustable.minimum, adjustable.maximum) = (Some(min.into()), Some(max.into()));
+        adjustable
+    });
     match price {
         Price::Id(id) => item.price = Some(id),
         Price::Inline { amount, currency, product_name, interval } => {
@@ -188,6 +240,8 @@ mod tests {
             price,
             success_url: "https://app.test/ok".into(),
             cancel_url: "https://app.test/no".into(),
+            page: PageOptions::default(),
+            more_metadata: vec![],
         }
     }
 
@@ -231,6 +285,39 @@ mod tests {
             assert!(body.split('&').any(|pair| pair == part), "{part} in {body}");
         }
         assert!(!body.contains("subscription_data") && !body.contains("recurring"));
+    }
+
+    #[test]
+    fn the_page_asks_and_offers_only_what_it_is_told_to() {
+        let all = PageOptions {
+            promotion_codes: true,
+            quantity: Some((2, 50)),
+            automatic_tax: true,
+            billing_address: true,
+            tax_id_collection: true,
+            trial_days: Some(14),
+        };
+        let parts = [
+            "allow_promotion_codes=true",
+            "line_items[0][quantity]=2",
+            "line_items[0][adjustable_quantity][enabled]=true",
+            "line_items[0][adjustable_quantity][minimum]=2",
+            "line_items[0][adjustable_quantity][maximum]=50",
+            "automatic_tax[enabled]=true",
+            "billing_address_collection=required",
+            "tax_id_collection[enabled]=true",
+            "subscription_data[trial_period_days]=14",
+        ];
+        let monthly = || inline(2900, "usd", Some(Interval::Month));
+        let offering = NewCheckoutSession { page: all.clone(), ..session(Mode::Subscription, monthly()) };
+        let (offering, plain) =
+            (offering.into_request().unwrap().build().body.unwrap(), body(Mode::Subscription, monthly()));
+        for part in parts {
+            assert!(offering.split('&').any(|pair| pair == part), "{part} in {offering}");
+            assert!(!plain.split('&').any(|pair| pair == part), "{part} in {plain}");
+        }
+        let paid_once = NewCheckoutSession { page: all, ..session(Mode::Payment, inline(1, "usd", None)) };
+        assert!(matches!(paid_once.into_request(), Err(GatewayError::Configuration(_))), "a payment has no trial");
     }
 
     #[test]

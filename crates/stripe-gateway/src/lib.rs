@@ -12,7 +12,7 @@ mod gateway;
 mod retry;
 mod transport;
 
-pub use checkout::{CreatedSession, Interval, Mode, NewCheckoutSession, Price};
+pub use checkout::{CreatedSession, Interval, Mode, NewCheckoutSession, PageOptions, Price};
 pub use config::GatewayConfig;
 pub use error::{GatewayError, Unavailability};
 pub use gateway::{BoxFuture, StripeGateway};

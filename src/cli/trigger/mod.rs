@@ -13,7 +13,7 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::{Failure, block_on, print, user};
+use super::{Failure, block_on, print, server, user};
 use crate::{
     config::WebhookSecretConfig,
     domain::id::{EventId, InvalidId, SessionId, UserId},
@@ -172,13 +172,6 @@ fn event_id(text: &str) -> Result<EventId, InvalidId> {
 
 fn session_id(text: &str) -> Result<SessionId, InvalidId> {
     SessionId::parse(text)
-}
-
-fn server(text: &str) -> Result<Url, &'static str> {
-    Url::parse(text)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none())
-        .ok_or("expected the server's address, for example http://127.0.0.1:3000")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::domain::{
     change::{Account, Decision, Effect},
     grant::{Grant, Source, SourceKind},
     id::{EventId, SessionId, SubscriptionId},
-    plan::{Catalogue, Mode, tests::catalogue},
+    plan::{self, Catalogue, Mode, tests::catalogue},
     tests::{permutations, time},
 };
 
@@ -63,7 +63,8 @@ fn told(snapshot: &Snapshot) -> Effect {
 /// The session in which it was bought, paid at this second.
 fn checkout(created: i64) -> Effect {
     let level = Level::parse("PRO").unwrap();
-    let period_end = catalogue().plan(&level).unwrap().period_end(Mode::Subscription, time(created));
+    let period_end =
+        catalogue().plan(&level).unwrap().period_end(Mode::Subscription, plan::Terms::default(), time(created));
     Effect::Purchase(Grant {
         source: Source { kind: SourceKind::Subscription, id: "sub_1".into() },
         level,
@@ -253,7 +254,11 @@ fn all_720_orders_of_a_mixed_script_end_alike() {
         let level = Level::parse(level).unwrap();
         Effect::Purchase(Grant {
             source: Source { kind: SourceKind::Checkout, id: session.into() },
-            period_end: catalogue.plan(&level).unwrap().period_end(Mode::Payment, time(created)),
+            period_end: catalogue.plan(&level).unwrap().period_end(
+                Mode::Payment,
+                plan::Terms::default(),
+                time(created),
+            ),
             level,
             event: EventId::parse(&format!("evt_{session}")).ok(),
             session: SessionId::parse(session).ok(),

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{Metadata, Object, Reference, Text, object, said, unix_time};
 use crate::domain::{
-    plan::Interval,
+    plan::{Interval, ItemPrice},
     subscription::{Attributes, SubscriptionStatus, Terms},
 };
 
@@ -143,21 +143,22 @@ impl<'a> Items<'a> {
 }
 
 impl Item<'_> {
-    /// The id of its price.
-    pub(in crate::intake) fn price_id(&self) -> Option<&str> {
-        said(self.fields.price.as_ref()?.0.id.as_ref())
-    }
-
-    /// Whether this is what it costs, and how often.
-    pub(in crate::intake) fn costs(&self, amount: i64, currency: &str, interval: Interval) -> bool {
-        self.fields.price.as_ref().is_some_and(|Object(price)| {
-            price.unit_amount == Some(amount)
-                && said(price.currency.as_ref()) == Some(currency)
-                && price.recurring.as_ref().is_some_and(|Object(recurring)| {
-                    said(recurring.interval.as_ref()) == Some(interval.as_str())
-                        && recurring.interval_count.unwrap_or(1) == 1
-                })
+    /// What it costs; `None` without a price.
+    pub(in crate::intake) fn price(&self) -> Option<ItemPrice<'_>> {
+        let Object(price) = self.fields.price.as_ref()?;
+        Some(ItemPrice {
+            id: said(price.id.as_ref()),
+            amount: price.unit_amount,
+            currency: said(price.currency.as_ref()),
+            interval: price.recurring.as_ref().and_then(|Object(recurring)| recurring.once()),
         })
+    }
+}
+
+impl Recurring<'_> {
+    /// The interval, if it is paid each time that one is over.
+    fn once(&self) -> Option<Interval> {
+        Interval::from_word(said(self.interval.as_ref())?).filter(|_| self.interval_count.unwrap_or(1) == 1)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::domain::{
     grant::Grant,
     id::{CustomerId, SubscriptionId, UserId},
     level::Level,
-    plan::{Mode, Plan, Price},
+    plan::{Catalogue, Mode, Plan},
     subscription::{Attributes, Snapshot, SubscriptionStatus},
 };
 
@@ -68,7 +68,8 @@ impl Interpreter {
             .and_then(SubscriptionStatus::from_word)
             .ok_or(parked(ParkReason::UnknownStatus))?;
         let items = subscription.items().ok_or(incomplete)?;
-        let sold = self.sold(&items, subscription.entitlement_level());
+        let catalogue = self.catalogue.get();
+        let sold = sold(&catalogue, &items, subscription.entitlement_level());
         // What only takes away needs no price.
         if status.gives() && sold.is_none() {
             return Err(parked(ParkReason::UnknownPrice));
@@ -92,24 +93,18 @@ impl Interpreter {
         };
         Ok((holder, Grant::of_subscription(&id, customer, snapshot)))
     }
+}
 
-    /// The best level among the items, with the plan and the item that give it: by the price's id or, where the price was made with
-    /// the session, by what it costs and the level that the subscription names.
-    fn sold<'a, 'b>(&'a self, items: &'b [Item<'b>], named: Option<&str>) -> Option<(&'a Plan, &'b Item<'b>)> {
-        let named = named.and_then(|level| Level::parse(level).ok());
-        let sells = |plan: &Plan, item: &Item<'_>| match (&plan.price, plan.interval) {
-            (Price::Id(id), _) => item.price_id() == Some(id.as_str()),
-            (Price::Inline { amount, currency }, Some(interval)) => {
-                named.as_ref() == Some(&plan.level) && item.costs(*amount, currency, interval)
-            }
-            (Price::Inline { .. }, None) => false,
-        };
-        let plans = self.catalogue.plans().iter().filter(|plan| plan.mode == Mode::Subscription);
-        plans
-            .flat_map(|plan| items.iter().map(move |item| (plan, item)))
-            .filter(|(plan, item)| sells(plan, item))
-            .max_by_key(|(plan, _)| plan.rank)
-    }
+/// The best level among the items, with the plan and the item that give it.
+fn sold<'a, 'b>(
+    catalogue: &'a Catalogue,
+    items: &'b [Item<'b>],
+    named: Option<&str>,
+) -> Option<(&'a Plan, &'b Item<'b>)> {
+    let named = named.and_then(|level| Level::parse(level).ok());
+    let plan = |item: &'b Item<'b>| Some((catalogue.plan_of_item(&item.price()?, named.as_ref())?, item));
+    let recurring = items.iter().filter_map(plan).filter(|(plan, _)| plan.mode == Mode::Subscription);
+    recurring.max_by_key(|(plan, _)| plan.rank)
 }
 
 #[cfg(test)]

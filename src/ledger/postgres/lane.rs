@@ -138,14 +138,10 @@ impl Writer {
             None => self.open().await.map_err(Failure::Aborted)?,
         };
         let limit = self.shared.connector.limits.transaction;
+        let catalogue = self.shared.catalogue.get();
         // Pipelined statements must be sent in one go: no yielding between them for fairness.
-        let work = tokio::task::unconstrained(transact(
-            &connection,
-            entries,
-            locks,
-            &self.shared.catalogue,
-            self.shared.owns_users,
-        ));
+        let work =
+            tokio::task::unconstrained(transact(&connection, entries, locks, &catalogue, self.shared.owns_users));
         let Ok(result) = tokio::time::timeout(limit, work).await else {
             // Where it stood is not known: perhaps at COMMIT. The connection is dropped with it, which aborts what can be.
             return Err(Failure::InDoubt);

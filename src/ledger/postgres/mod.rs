@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod connection;
+mod inbox;
 mod lane;
 mod migrate;
 mod read;
@@ -26,14 +27,17 @@ use self::{
     lane::PostgresLane,
 };
 use super::{
-    ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
+    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
+    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
     entitlement::Entitlement,
+    event::ParkReason,
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
+    live::LiveCatalogue,
     plan::Catalogue,
 };
 
@@ -46,7 +50,7 @@ pub struct PostgresLedger {
 /// What lanes and reads have in common.
 struct Shared {
     connector: Connector,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     epoch: EpochSeen,
     owns_users: bool,
 }
@@ -64,13 +68,13 @@ impl PostgresLedger {
     ///
     /// # Errors
     /// [`LedgerError`] if the database cannot be reached, or has not been migrated.
-    pub async fn connect(url: &str, limits: Limits, catalogue: Catalogue) -> Result<Self, LedgerError> {
+    pub async fn connect(url: &str, limits: Limits, catalogue: impl Into<LiveCatalogue>) -> Result<Self, LedgerError> {
         let connector = Connector::new(url, limits);
         let connection = connector.connect().await?;
         let (epoch, owns_users) = connection::identity(&connection).await?;
         let epoch = EpochSeen::new(epoch);
         let pool = connector.pool(epoch.clone())?;
-        let shared = Arc::new(Shared { connector, catalogue, epoch, owns_users });
+        let shared = Arc::new(Shared { connector, catalogue: catalogue.into(), epoch, owns_users });
         Ok(Self { shared, pool })
     }
 
@@ -103,7 +107,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        read::entitlement(&self.pool, &self.shared.catalogue, user).await
+        read::entitlement(&self.pool, &self.shared.catalogue.get(), user).await
     }
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
@@ -131,8 +135,33 @@ impl Ledger for PostgresLedger {
         upkeep::parked_due(&self.pool, limit).await
     }
 
+    async fn events(&self, filter: &InboxFilter, limit: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        inbox::events(&self.pool, filter, limit).await
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        inbox::event(&self.pool, id).await
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        inbox::parked(&self.pool).await
+    }
+
+    async fn received_since(&self, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        inbox::received_since(&self.pool, since).await
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.pool).await
+    }
+
+    async fn levels_lacking(&self, levels: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        let known = read::levels_known(&self.pool).await?;
+        Ok(levels.iter().filter(|level| !known.contains(level)).cloned().collect())
+    }
+
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
+        upkeep::wake_parked(&self.pool, reason).await
     }
 
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
@@ -143,8 +172,8 @@ impl Ledger for PostgresLedger {
         upkeep::session(&self.pool, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.pool, user, key_hash, level).await
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.pool, user, key_hash, wish).await
     }
 
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
@@ -155,6 +184,10 @@ impl Ledger for PostgresLedger {
         let (epoch, instances) = upkeep::beat(&self.pool, instance, behind).await?;
         self.shared.epoch.observe(epoch);
         Ok(instances)
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        upkeep::instances(&self.pool).await
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

@@ -124,6 +124,20 @@ pub(super) async fn levels_in_use(pool: &Pool) -> Result<Vec<Level>, LedgerError
     Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
 }
 
+/// What the enum holds.
+pub(super) async fn levels_known(pool: &Pool) -> Result<Vec<Level>, LedgerError> {
+    let rows: Vec<LevelRow> = pool
+        .run(async |connection| {
+            diesel::sql_query(
+                "SELECT enumlabel::text AS level FROM pg_enum WHERE enumtypid = 'user_entitlement_level'::regtype",
+            )
+            .load(connection)
+            .await
+        })
+        .await?;
+    Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
+}
+
 #[derive(diesel::QueryableByName)]
 struct DurabilityRow {
     #[diesel(sql_type = Text)]

@@ -42,6 +42,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_events (id) {
+        id -> Text,
+        object_id -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        user_id -> Nullable<Uuid>,
+        outcome -> Text,
+        reason -> Nullable<Text>,
+        attempts -> Int4,
+        payload -> Nullable<Text>,
+        received_at -> Timestamptz,
+        processed_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     tollgate_ledger (singleton) {
         singleton -> Bool,
         epoch -> Uuid,

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
-    ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
+    ExpressionMethods, OptionalExtension, QueryDsl, QueryResult, SelectableHelper,
     sql_types::{Integer, Text},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
@@ -17,8 +17,8 @@ use super::{
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
+    event::ParkReason,
     id::{EventId, SessionId, UserId},
-    level::Level,
 };
 
 /// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
@@ -54,6 +54,14 @@ pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEven
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
+}
+
+pub(super) async fn wake_parked(pool: &Pool, reason: ParkReason) -> Result<usize, LedgerError> {
+    let wake = diesel::sql_query(
+        "UPDATE stripe_events SET processed_at = '-infinity' WHERE outcome = 'parked' AND reason = $1",
+    )
+    .bind::<Text, _>(reason.as_str());
+    pool.run(async |connection| wake.execute(connection).await).await
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
@@ -102,25 +110,26 @@ pub(super) async fn claim_key(
     pool: &Pool,
     user: UserId,
     key_hash: [u8; 32],
-    level: &Level,
+    wish: &str,
 ) -> Result<KeyClaim, LedgerError> {
     let insert = diesel::insert_into(checkout_keys::table)
         .values((
             checkout_keys::user_id.eq(user.uuid()),
             checkout_keys::key_hash.eq(key_hash.as_slice()),
-            checkout_keys::level.eq(level.as_str()),
+            // The level, and the interval if it is not the default one: see billing.
+            checkout_keys::level.eq(wish),
         ))
         .on_conflict_do_nothing();
     let claim = checkout_keys::table
         .find((user.uuid(), key_hash.as_slice()))
         .select((checkout_keys::level, checkout_keys::attempt));
-    let (level, attempt): (String, i32) = pool
+    let (wish, attempt): (String, i32) = pool
         .run(async |connection| {
             insert.execute(connection).await?;
             claim.first(connection).await
         })
         .await?;
-    account::key_claim(&level, attempt)
+    Ok(account::key_claim(wish, attempt))
 }
 
 pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
@@ -143,19 +152,24 @@ pub(super) async fn beat(pool: &Pool, instance: Uuid, behind: Duration) -> Resul
     .bind::<diesel::sql_types::Uuid, _>(instance)
     .bind::<diesel::sql_types::Double, _>(behind.as_secs_f64());
     let tidy = diesel::sql_query(format!("DELETE FROM instances WHERE last_seen < now() - interval '{INSTANCE_KEPT}'"));
+    pool.run(async |connection| {
+        let (epoch, _) = identify(connection).await?;
+        beat.execute(connection).await?;
+        tidy.execute(connection).await?;
+        Ok((epoch, list_instances(connection).await?))
+    })
+    .await
+}
+
+pub(super) async fn instances(pool: &Pool) -> Result<Vec<Instance>, LedgerError> {
+    pool.run(list_instances).await
+}
+
+async fn list_instances(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Instance>> {
     let all =
         instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
-    let (epoch, rows) = pool
-        .run(async |connection| {
-            let (epoch, _) = identify(connection).await?;
-            beat.execute(connection).await?;
-            tidy.execute(connection).await?;
-            let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = all.load(connection).await?;
-            Ok((epoch, rows))
-        })
-        .await?;
-    let instances = rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until });
-    Ok((epoch, instances.collect()))
+    let rows: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = all.load(connection).await?;
+    Ok(rows.into_iter().map(|(id, last_seen, shown_until)| Instance { id, last_seen, shown_until }).collect())
 }
 
 pub(super) async fn forget_instance(pool: &Pool, instance: Uuid) -> Result<(), LedgerError> {

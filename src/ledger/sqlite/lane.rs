@@ -18,7 +18,7 @@ impl Lane for SqliteLane {
         for round in Rounds::of(batch) {
             let (entries, replies): (Vec<Entry>, Vec<Reply>) =
                 round.into_iter().map(|ticket| (ticket.entry, ticket.reply)).unzip();
-            let (catalogue, limit) = (self.0.catalogue.clone(), self.0.limits.transaction);
+            let (catalogue, limit) = (self.0.catalogue.get(), self.0.limits.transaction);
             match self.0.writer.run(move |loan| apply::commit(loan, &entries, &catalogue, limit)).await {
                 Ok(results) => {
                     for (reply, result) in replies.into_iter().zip(results) {

@@ -10,6 +10,7 @@
 
 mod apply;
 mod connection;
+mod inbox;
 mod lane;
 mod open;
 mod read;
@@ -35,15 +36,17 @@ use uuid::Uuid;
 pub use self::open::{OpenError, Problem};
 use self::{connection::Pool, lane::SqliteLane};
 use super::{
-    ChangedState, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport, ParkedEvent, SessionRecord,
+    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
+    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
     entitlement::Entitlement,
+    event::ParkReason,
     grant::Grant,
     id::{SessionId, UserId},
     level::Level,
-    plan::Catalogue,
+    live::LiveCatalogue,
 };
 
 /// Whose purchases a file holds. It is decided when the file is made, for good.
@@ -114,7 +117,7 @@ struct Shared {
     readers: Arc<Pool>,
     writer: Arc<Pool>,
     file: Arc<connection::LockedFile>,
-    catalogue: Catalogue,
+    catalogue: LiveCatalogue,
     epoch: Epoch,
     limits: Limits,
     /// The length of the log that is cut next.
@@ -154,7 +157,7 @@ impl SqliteLedger {
         path: &Path,
         purpose: Purpose,
         limits: Limits,
-        catalogue: Catalogue,
+        catalogue: impl Into<LiveCatalogue>,
     ) -> Result<(Self, MigrationReport), OpenError> {
         let owned = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || open::open(&owned, purpose, limits)).await;
@@ -166,7 +169,7 @@ impl SqliteLedger {
             readers: Pool::readers(&opened.file, limits),
             writer: Pool::writer(&opened.file, opened.writer, limits),
             file: opened.file,
-            catalogue,
+            catalogue: catalogue.into(),
             epoch: opened.epoch,
             limits,
             wal_bound: AtomicU64::new(limits.wal_max),
@@ -186,7 +189,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue))
+        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue.get()))
     }
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
@@ -214,8 +217,33 @@ impl Ledger for SqliteLedger {
         upkeep::parked_due(&self.shared.writer, limit).await
     }
 
+    async fn events(&self, filter: &InboxFilter, limit: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        inbox::events(&self.shared.readers, filter, limit).await
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        inbox::event(&self.shared.readers, id).await
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        inbox::parked(&self.shared.readers).await
+    }
+
+    async fn received_since(&self, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        inbox::received_since(&self.shared.readers, since).await
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         read::levels_in_use(&self.shared.readers).await
+    }
+
+    /// A level is a text here.
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
+        upkeep::wake_parked(&self.shared.writer, reason).await
     }
 
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
@@ -226,8 +254,8 @@ impl Ledger for SqliteLedger {
         upkeep::session(&self.shared.readers, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.shared.writer, user, key_hash, level).await
+    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.shared.writer, user, key_hash, wish).await
     }
 
     async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
@@ -236,6 +264,10 @@ impl Ledger for SqliteLedger {
 
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
         upkeep::beat(&self.shared.writer, instance, behind).await
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        upkeep::instances(&self.shared.readers).await
     }
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {

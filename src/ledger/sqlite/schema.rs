@@ -42,6 +42,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_events (id) {
+        id -> Text,
+        object_id -> Nullable<Text>,
+        created -> Nullable<BigInt>,
+        user_id -> Nullable<Text>,
+        outcome -> Text,
+        reason -> Nullable<Text>,
+        attempts -> Integer,
+        payload -> Nullable<Text>,
+        received_at -> BigInt,
+        processed_at -> BigInt,
+    }
+}
+
+diesel::table! {
     tollgate_ledger (singleton) {
         singleton -> Integer,
         epoch -> Text,

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use chrono::TimeDelta;
 use diesel::{
-    ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    ExpressionMethods, OptionalExtension, QueryDsl, QueryResult, RunQueryDsl, SelectableHelper,
     sql_types::{BigInt, Text},
+    sqlite::SqliteConnection,
 };
 use uuid::Uuid;
 
@@ -16,8 +17,8 @@ use super::{
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
+    event::ParkReason,
     id::{EventId, SessionId, UserId},
-    level::Level,
 };
 
 /// A process that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
@@ -50,6 +51,12 @@ pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<Par
             Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
         })
         .collect())
+}
+
+pub(super) async fn wake_parked(writer: &Arc<Pool>, reason: ParkReason) -> Result<usize, LedgerError> {
+    let wake = diesel::sql_query("UPDATE stripe_events SET processed_at = 0 WHERE outcome = 'parked' AND reason = ?1")
+        .bind::<Text, _>(reason.as_str());
+    writer.ask(move |connection| wake.execute(connection)).await
 }
 
 #[derive(diesel::Insertable, diesel::Queryable, diesel::Selectable)]
@@ -99,26 +106,27 @@ pub(super) async fn claim_key(
     writer: &Arc<Pool>,
     user: UserId,
     key_hash: [u8; 32],
-    level: &Level,
+    wish: &str,
 ) -> Result<KeyClaim, LedgerError> {
     let insert = diesel::insert_into(checkout_keys::table)
         .values((
             checkout_keys::user_id.eq(user.to_string()),
             checkout_keys::key_hash.eq(key_hash.to_vec()),
-            checkout_keys::level.eq(level.as_str().to_owned()),
+            // The level, and the interval if it is not the default one: see billing.
+            checkout_keys::level.eq(wish.to_owned()),
             checkout_keys::created_at.eq(micros(now())),
         ))
         .on_conflict_do_nothing();
     let claim = checkout_keys::table
         .find((user.to_string(), key_hash.to_vec()))
         .select((checkout_keys::level, checkout_keys::attempt));
-    let (level, attempt): (String, i32) = writer
+    let (wish, attempt): (String, i32) = writer
         .ask(move |connection| {
             insert.execute(connection)?;
             claim.first(connection)
         })
         .await?;
-    account::key_claim(&level, attempt)
+    Ok(account::key_claim(wish, attempt))
 }
 
 pub(super) async fn fail_key(
@@ -146,17 +154,25 @@ pub(super) async fn beat(writer: &Arc<Pool>, instance: Uuid, behind: Duration) -
         .do_update()
         .set(heard);
     let tidy = diesel::delete(instances::table.filter(instances::last_seen.lt(micros(now - INSTANCE_KEPT))));
-    let all =
-        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
-    let rows: Vec<(String, i64, i64)> = writer
+    writer
         .ask(move |connection| {
             connection.immediate_transaction(|connection| {
                 beat.execute(connection)?;
                 tidy.execute(connection)?;
-                all.load(connection)
+                list_instances(connection)
             })
         })
-        .await?;
+        .await
+}
+
+pub(super) async fn instances(readers: &Arc<Pool>) -> Result<Vec<Instance>, LedgerError> {
+    readers.ask(list_instances).await
+}
+
+fn list_instances(connection: &mut SqliteConnection) -> QueryResult<Vec<Instance>> {
+    let all =
+        instances::table.order(instances::id).select((instances::id, instances::last_seen, instances::shown_until));
+    let rows: Vec<(String, i64, i64)> = all.load(connection)?;
     Ok(rows
         .into_iter()
         .filter_map(|(id, last_seen, shown_until)| {

@@ -21,6 +21,10 @@ use crate::{
 const NOUN: &str = "checkout.session";
 /// Stripe's: the highest amount of a charge.
 const AMOUNT_MAX: i64 = 99_999_999;
+/// Stripe's: how many of one thing a session sells.
+const QUANTITY_MAX: i64 = 999_999;
+/// Stripe's: how long a trial is, in days.
+const TRIAL_DAYS_MAX: i64 = 730;
 /// Stripe's: how many things one session sells.
 const LINES_MAX: usize = 100;
 /// Stripe's: how long a session is open, in seconds.
@@ -137,6 +141,7 @@ fn read(state: &State, now: i64, params: &mut Params) -> Result<Session, Refusal
     let mut metadata = Metadata::new();
     params.update_metadata(&mut metadata)?;
     let free = amount == 0 && mode == Mode::Payment;
+    let (child_metadata, trial_days) = child(mode, params)?;
     Ok(Session {
         id: Session::new_id(),
         created: now,
@@ -148,7 +153,8 @@ fn read(state: &State, now: i64, params: &mut Params) -> Result<Session, Refusal
         currency,
         lines,
         metadata,
-        child_metadata: child_metadata(mode, params)?,
+        child_metadata,
+        trial_days,
         client_reference_id: params.text("client_reference_id")?,
         customer: customer.map(|customer| customer.id),
         customer_email,
@@ -195,10 +201,11 @@ fn lines(mode: Mode, params: &mut Params) -> Result<(String, Vec<Line>), Refusal
 
 fn line(item: &mut Params, mode: Mode, currency: &mut Option<String>) -> Result<Line, Refusal> {
     let quantity = item.integer("quantity")?.ok_or_else(|| Refusal::missing(item.name("quantity")))?;
-    if !(1..=999_999).contains(&quantity) {
+    if !(1..=QUANTITY_MAX).contains(&quantity) {
         let message = "Invalid quantity: must be from 1 to 999999";
         return Err(Refusal::invalid("parameter_invalid_integer", item.name("quantity"), message));
     }
+    let adjustable = adjustable(item, quantity)?;
     if let Some(id) = item.text("price")? {
         return Err(unknown_price(&id, &item.name("price")));
     }
@@ -222,7 +229,22 @@ fn line(item: &mut Params, mode: Mode, currency: &mut Option<String>) -> Result<
     let name = product(&mut price)?;
     price.finish()?;
     let (id, product) = (new_id("li_1", 24), new_id("prod_", 14));
-    Ok(Line { id, price: new_id("price_1", 24), product, name, unit_amount, quantity, recurring })
+    Ok(Line { id, price: new_id("price_1", 24), product, name, unit_amount, quantity, recurring, adjustable })
+}
+
+/// How many a buyer could choose at Stripe. The sandbox's page sells as many as the session says.
+fn adjustable(item: &mut Params, quantity: i64) -> Result<Option<(i64, i64)>, Refusal> {
+    let Some(mut adjustable) = item.object("adjustable_quantity")? else { return Ok(None) };
+    let enabled = adjustable.boolean("enabled")?.ok_or_else(|| Refusal::missing(adjustable.name("enabled")))?;
+    let (minimum, maximum) =
+        (adjustable.integer("minimum")?.unwrap_or(0), adjustable.integer("maximum")?.unwrap_or(99));
+    adjustable.finish()?;
+    if enabled && !(0 <= minimum && minimum <= quantity && quantity <= maximum && maximum <= QUANTITY_MAX) {
+        let message =
+            "Invalid adjustable_quantity: quantity must be from minimum to maximum, and these from 0 to 999999";
+        return Err(Refusal::invalid("parameter_invalid_integer", item.name("adjustable_quantity"), message));
+    }
+    Ok(enabled.then_some((minimum, maximum)))
 }
 
 fn unknown_price(id: &str, param: &str) -> Refusal {
@@ -288,8 +310,8 @@ fn expires_at(now: i64, params: &mut Params) -> Result<i64, Refusal> {
     Err(Refusal::invalid("parameter_invalid_integer", "expires_at", message))
 }
 
-/// What is hung on the payment or the subscription that comes of the session.
-fn child_metadata(mode: Mode, params: &mut Params) -> Result<Metadata, Refusal> {
+/// What is hung on the payment or the subscription that comes of the session, and the days before the latter is paid.
+fn child(mode: Mode, params: &mut Params) -> Result<(Metadata, Option<i64>), Refusal> {
     let (key, other) = match mode {
         Mode::Payment => ("payment_intent_data", "subscription_data"),
         Mode::Subscription => ("subscription_data", "payment_intent_data"),
@@ -299,12 +321,20 @@ fn child_metadata(mode: Mode, params: &mut Params) -> Result<Metadata, Refusal> 
         return Err(Refusal::invalid("parameter_invalid", other, message));
     }
     let mut metadata = Metadata::new();
+    let mut trial_days = None;
     if let Some(mut child) = params.object(key)? {
         child.update_metadata(&mut metadata)?;
         child.text("description")?;
+        if mode == Mode::Subscription {
+            trial_days = child.integer("trial_period_days")?;
+        }
+        if trial_days.is_some_and(|days| !(1..=TRIAL_DAYS_MAX).contains(&days)) {
+            let message = "Invalid trial_period_days: must be from 1 to 730";
+            return Err(Refusal::invalid("parameter_invalid_integer", child.name("trial_period_days"), message));
+        }
         child.finish()?;
     }
-    Ok(metadata)
+    Ok((metadata, trial_days))
 }
 
 /// Where a browser is sent: `{CHECKOUT_SESSION_ID}` may stand in it.
@@ -323,9 +353,30 @@ fn inert(params: &mut Params) -> Result<Map<String, Value>, Refusal> {
         inert.extend(params.word(key, words)?.map(|word| ((*key).to_owned(), word.into())));
     }
     inert.extend(params.text("locale")?.map(|locale| ("locale".to_owned(), locale.into())));
+    // There are no promotion codes to be had here, and no taxes.
     let promotion = params.boolean("allow_promotion_codes")?;
     inert.extend(promotion.map(|allowed| ("allow_promotion_codes".to_owned(), allowed.into())));
+    if switch(params, "automatic_tax")? == Some(true) {
+        let tax = json!({
+            "enabled": true,
+            "liability": { "type": "self" },
+            "provider": "stripe",
+            "status": "requires_location_inputs",
+        });
+        inert.insert("automatic_tax".to_owned(), tax);
+    }
+    if let Some(enabled) = switch(params, "tax_id_collection")? {
+        inert.insert("tax_id_collection".to_owned(), json!({ "enabled": enabled, "required": "never" }));
+    }
     // Older versions of the API take it; the page has a card and a delayed method whatever is asked for.
     params.texts("payment_method_types")?;
     Ok(inert)
+}
+
+/// An object of which only `enabled` matters.
+fn switch(params: &mut Params, key: &str) -> Result<Option<bool>, Refusal> {
+    let Some(mut switch) = params.object(key)? else { return Ok(None) };
+    let enabled = switch.boolean("enabled")?.ok_or_else(|| Refusal::missing(switch.name("enabled")))?;
+    switch.finish()?;
+    Ok(Some(enabled))
 }

@@ -83,6 +83,9 @@ pub(in crate::sandbox) struct Line {
     pub(in crate::sandbox) unit_amount: i64,
     pub(in crate::sandbox) quantity: i64,
     pub(in crate::sandbox) recurring: Option<Recurring>,
+    /// Least and most that a buyer could choose at Stripe; the sandbox's page sells `quantity`.
+    #[serde(default)]
+    pub(in crate::sandbox) adjustable: Option<(i64, i64)>,
 }
 
 /// Who paid, as the pay page was told.
@@ -114,6 +117,9 @@ pub(in crate::sandbox) struct Session {
     pub(in crate::sandbox) customer_email: Option<String>,
     /// Whether a customer is made in payment mode too.
     pub(in crate::sandbox) always_customer: bool,
+    /// Days before the subscription is first paid.
+    #[serde(default)]
+    pub(in crate::sandbox) trial_days: Option<i64>,
     pub(in crate::sandbox) payer: Option<Payer>,
     /// As it was given: `{CHECKOUT_SESSION_ID}` is replaced when somebody is sent there.
     pub(in crate::sandbox) success_url: String,
@@ -130,8 +136,13 @@ impl Session {
         new_id("cs_test_a1", 56)
     }
 
-    /// In the currency's minor unit.
+    /// What is paid now, in the currency's minor unit: nothing before a trial.
     pub(in crate::sandbox) fn amount(&self) -> i64 {
+        if self.trial_days.is_some() { 0 } else { self.price() }
+    }
+
+    /// What is paid each time.
+    pub(in crate::sandbox) fn price(&self) -> i64 {
         self.lines.iter().map(Line::amount).sum()
     }
 
@@ -213,7 +224,11 @@ impl Line {
         json!({
             "id": self.id,
             "object": "item",
-            "adjustable_quantity": null,
+            "adjustable_quantity": self.adjustable.map(|(minimum, maximum)| json!({
+                "enabled": true,
+                "minimum": minimum,
+                "maximum": maximum,
+            })),
             "amount_discount": 0,
             "amount_subtotal": self.amount(),
             "amount_tax": 0,

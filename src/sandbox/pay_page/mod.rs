@@ -10,6 +10,7 @@ mod page;
 mod tests;
 
 pub use self::form::{CardOutcome, Chosen, DeclineReason, FieldError, FieldErrors, KeptFields, Method, read};
+pub(super) use self::page::money;
 pub use self::page::render;
 
 /// What the page shows. For a page that nobody has sent yet, `errors` and `kept` are empty.

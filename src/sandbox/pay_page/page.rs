@@ -347,7 +347,7 @@ const WHOLE: &[&str] =
 const THOUSANDTHS: &[&str] = &["bhd", "jod", "kwd", "omr", "tnd"];
 
 /// `$1,234.50`, `¥500`, `CHF 20.00`.
-pub(super) fn money(amount_minor: i64, currency: &str) -> String {
+pub(in crate::sandbox) fn money(amount_minor: i64, currency: &str) -> String {
     let decimals: usize = match currency {
         _ if WHOLE.contains(&currency) => 0,
         _ if THOUSANDTHS.contains(&currency) => 3,

@@ -15,15 +15,15 @@ use tollgate::{
     domain::{
         change::{Cause, Change, Effect, Owner, Subject},
         entitlement::Entitlement,
-        event::{EventRecord, Outcome},
+        event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
         subscription::Snapshots,
     },
     ledger::{
-        ChangedState, Committed, Epoch, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedEvent, SessionRecord,
-        Ticket,
+        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -240,8 +240,32 @@ impl Ledger for ScriptedLedger {
         Ok(vec![])
     }
 
+    async fn events(&self, _: &InboxFilter, _: u32) -> Result<Vec<InboxEvent>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn event(&self, _: &str) -> Result<Option<StoredEvent>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedCount>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn received_since(&self, _: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn levels_in_use(&self) -> Result<Vec<Level>, LedgerError> {
         Ok(vec![])
+    }
+
+    async fn levels_lacking(&self, _: &[Level]) -> Result<Vec<Level>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
+        Ok(0)
     }
 
     async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {
@@ -252,8 +276,8 @@ impl Ledger for ScriptedLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], level: &Level) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { level: level.clone(), attempt: 1 })
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
     }
 
     async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {
@@ -263,6 +287,10 @@ impl Ledger for ScriptedLedger {
     async fn beat(&self, id: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
         let now = Utc::now();
         Ok(vec![Instance { id, last_seen: now, shown_until: now - behind }])
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, LedgerError> {
+        Ok(vec![])
     }
 
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {

@@ -13,7 +13,7 @@ use tollgate::{
         id::{SessionId, UserId},
         level::Level,
     },
-    ledger::{Entry, Note, SessionRecord, Verdict},
+    ledger::{Entry, InboxEvent, InboxFilter, InboxPlace, Note, SessionRecord, Standing, Verdict},
 };
 use uuid::Uuid;
 
@@ -197,12 +197,15 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
     assert_eq!(commit_one(&mut *ledger.lane(), expired).await.outcome, Outcome::Applied);
     assert!(ledger.session(owner, &session.id).await.unwrap().unwrap().expired);
 
-    let (pro, trial) = (Level::parse("PRO").unwrap(), Level::parse("TRIAL").unwrap());
-    assert_eq!(ledger.claim_key(owner, [1; 32], &pro).await.unwrap().attempt, 1);
-    assert_eq!(ledger.claim_key(owner, [1; 32], &trial).await.unwrap().level, pro, "the first use counts");
+    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt, 1);
+    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO").await.unwrap().wish, "PRO year", "the first use counts");
     ledger.fail_key(owner, [1; 32], 1).await.unwrap();
     ledger.fail_key(owner, [1; 32], 1).await.unwrap();
-    assert_eq!(ledger.claim_key(owner, [1; 32], &pro).await.unwrap().attempt, 2, "two failures of one attempt are one");
+    assert_eq!(
+        ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt,
+        2,
+        "two failures of one attempt are one"
+    );
 
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     ledger.beat(one, Duration::ZERO).await.unwrap();
@@ -359,4 +362,116 @@ pub(super) async fn another_object_under_a_known_id_changes_nothing(on: &dyn Tes
     let second = commit_one(&mut *lane, Entry::Change(change)).await;
     assert_eq!((second.outcome, second.entitlement), (Outcome::Duplicate, first.entitlement));
     assert_eq!(on.value("SELECT count(*) FROM user_entitlements").await, "1");
+}
+
+fn parked(id: &str, reason: ParkReason, user: Option<UserId>) -> Entry {
+    Entry::Note(Note { event: event(id), verdict: Verdict::Parked(reason), user })
+}
+
+fn ids(events: &[InboxEvent]) -> Vec<&str> {
+    events.iter().map(|event| event.id.as_str()).collect()
+}
+
+pub(super) async fn the_inbox_is_listed_newest_first_in_pages(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    let (buyer, other) = (user(), user());
+    let start = ledger.now().await.unwrap();
+    commit_one(&mut *lane, purchase(buyer, "evt_1", "cs_1")).await;
+    commit_one(&mut *lane, purchase(other, "evt_2", "cs_2")).await;
+    // One transaction, one moment: the id decides.
+    let batch = vec![
+        parked("evt_3", ParkReason::UnknownLevel, Some(buyer)),
+        parked("evt_5", ParkReason::InvalidUser, None),
+        parked("evt_4", ParkReason::UnknownLevel, None),
+    ];
+    commit(&mut *lane, batch).await;
+    let mut ignored = event("evt_6");
+    ignored.kind = "product.updated".into();
+    let verdict = Verdict::Ignored(IgnoreReason::UnhandledType);
+    commit_one(&mut *lane, Entry::Note(Note { event: ignored, verdict, user: None })).await;
+    commit_one(&mut *lane, purchase(buyer, "evt_7", "cs_1")).await;
+
+    let all = ledger.events(&InboxFilter::default(), 100).await.unwrap();
+    assert_eq!(ids(&all), ["evt_7", "evt_6", "evt_5", "evt_4", "evt_3", "evt_2", "evt_1"]);
+    let mut walked = Vec::new();
+    let mut filter = InboxFilter::default();
+    loop {
+        let page = ledger.events(&filter, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.after = Some(InboxPlace { received_at: last.received_at, id: last.id.clone() });
+        walked.extend(page);
+    }
+    assert_eq!(walked, all, "nothing twice, nothing left out");
+
+    let standing = |standing| InboxFilter { standing: Some(standing), ..InboxFilter::default() };
+    let none = InboxFilter::default;
+    for (filter, expected) in [
+        (standing(Standing::Parked), vec!["evt_5", "evt_4", "evt_3"]),
+        (standing(Standing::Superseded), vec!["evt_7"]),
+        (standing(Standing::Ignored), vec!["evt_6"]),
+        (standing(Standing::Applied), vec!["evt_2", "evt_1"]),
+        (InboxFilter { reason: Some("unknown_level".into()), ..standing(Standing::Parked) }, vec!["evt_4", "evt_3"]),
+        (InboxFilter { reason: Some("unknown_level".into()), ..none() }, vec!["evt_4", "evt_3"]),
+        (InboxFilter { user: Some(buyer), ..none() }, vec!["evt_7", "evt_3", "evt_1"]),
+        (InboxFilter { kind: Some("product.updated".into()), ..none() }, vec!["evt_6"]),
+        (InboxFilter { since: Some(all[4].received_at), ..none() }, vec!["evt_7", "evt_6", "evt_5", "evt_4", "evt_3"]),
+        (InboxFilter { since: Some(start + TimeDelta::days(1)), ..none() }, vec![]),
+    ] {
+        assert_eq!(ids(&ledger.events(&filter, 100).await.unwrap()), expected, "{filter:?}");
+    }
+}
+
+pub(super) async fn one_event_is_shown_with_what_is_kept_of_it(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    let buyer = user();
+    assert_eq!(ledger.event("evt_1").await.unwrap(), None);
+    let note = parked("evt_1", ParkReason::UnknownLevel, Some(buyer));
+    commit_one(&mut *lane, note.clone()).await;
+    let stored = ledger.event("evt_1").await.unwrap().unwrap();
+    let InboxEvent { standing, reason, attempts, created, processed_at, .. } = &stored.event;
+    assert_eq!((*standing, reason.as_deref(), *attempts), (Standing::Parked, Some("unknown_level"), 1));
+    assert_eq!((*created, processed_at.is_some()), (Some(event("evt_1").created), true));
+    assert_eq!(
+        (stored.event.kind.as_str(), stored.event.object_id.as_deref()),
+        ("checkout.session.completed", Some("cs_1"))
+    );
+    assert_eq!((stored.event.user, stored.payload), (Some(buyer), Some(event("evt_1").payload)));
+
+    commit_one(&mut *lane, note).await;
+    let woken = ledger.event("evt_1").await.unwrap().unwrap();
+    assert_eq!(woken.event.processed_at, None, "a redelivery made it due at once");
+    commit_one(&mut *lane, retried(purchase(buyer, "evt_1", "cs_1"), "evt_1")).await;
+    let applied = ledger.event("evt_1").await.unwrap().unwrap();
+    assert_eq!((applied.event.standing, applied.event.reason, applied.payload), (Standing::Applied, None, None));
+}
+
+pub(super) async fn parked_events_and_what_came_lately_are_counted(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    assert_eq!(ledger.parked().await.unwrap(), []);
+    let start = ledger.now().await.unwrap();
+    commit_one(&mut *lane, parked("evt_1", ParkReason::UnknownLevel, None)).await;
+    commit_one(&mut *lane, parked("evt_2", ParkReason::UnknownLevel, None)).await;
+    commit_one(&mut *lane, parked("evt_3", ParkReason::InvalidUser, None)).await;
+    commit_one(&mut *lane, purchase(user(), "evt_4", "cs_1")).await;
+    let counted = ledger.parked().await.unwrap();
+    let words: Vec<_> = counted.iter().map(|parked| (parked.reason.as_str(), parked.count)).collect();
+    assert_eq!(words, [("invalid_user", 1), ("unknown_level", 2)]);
+    let first = ledger.event("evt_1").await.unwrap().unwrap().event;
+    assert_eq!(counted[1].oldest, first.received_at);
+
+    let lately: HashSet<_> = ledger.received_since(start - TimeDelta::hours(1)).await.unwrap().into_iter().collect();
+    assert_eq!(lately, HashSet::from([(Standing::Applied, 1), (Standing::Parked, 3)]));
+    assert_eq!(ledger.received_since(start + TimeDelta::days(1)).await.unwrap(), []);
+}
+
+pub(super) async fn replicas_are_listed_without_a_beat(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    assert_eq!(ledger.instances().await.unwrap(), []);
+    let replica = Uuid::new_v4();
+    let listed = ledger.beat(replica, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(ledger.instances().await.unwrap(), listed);
+    assert_eq!(listed.len(), 1);
 }

@@ -14,7 +14,7 @@ use tollgate::{
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{EventId, SessionId, UserId},
         level::Level,
-        plan::Mode,
+        plan::{Mode, Terms},
         subscription::Snapshots,
     },
     ledger::{Committed, Entry, Lane, LedgerError, Ticket},
@@ -59,8 +59,12 @@ on_every_database! {
     nothing_is_written_for_an_owner_who_has_changed
     of_one_second_the_later_state_holds_in_any_order
     one_batch_holds_many_users_and_many_events_of_one
+    one_event_is_shown_with_what_is_kept_of_it
+    parked_events_and_what_came_lately_are_counted
+    replicas_are_listed_without_a_beat
     sessions_keys_and_replicas_have_their_books
     sixteen_lanes_at_once_apply_each_event_and_each_session_once
+    the_inbox_is_listed_newest_first_in_pages
     the_end_of_a_level_is_a_change_with_a_version_of_its_own
     what_cannot_be_applied_is_tried_more_and_more_rarely
     what_changed_is_listed_newest_first
@@ -93,7 +97,7 @@ pub(crate) fn purchase(user: UserId, id: &str, session: &str) -> Entry {
 
 fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<Utc>) -> Entry {
     let level = Level::parse(level).unwrap();
-    let period_end = built_in().plan(&level).unwrap().period_end(Mode::Payment, at);
+    let period_end = built_in().plan(&level).unwrap().period_end(Mode::Payment, Terms::default(), at);
     Entry::Change(Change {
         user,
         found_by: None,

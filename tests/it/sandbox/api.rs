@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use stripe_gateway::{GatewayConfig, GatewayError, Interval, Mode, NewCheckoutSession, Price, StripeGateway};
+use stripe_gateway::{
+    GatewayConfig, GatewayError, Interval, Mode, NewCheckoutSession, PageOptions, Price, StripeGateway,
+};
 use tempfile::TempDir;
 use tollgate::{
     activity::Activity,
@@ -34,6 +36,8 @@ fn wish(mode: Mode, price: Price) -> NewCheckoutSession {
         price,
         success_url: "https://app.test/ok?session_id={CHECKOUT_SESSION_ID}".into(),
         cancel_url: "https://app.test/pricing?a=b&c=d".into(),
+        page: PageOptions::default(),
+        more_metadata: vec![],
     }
 }
 
@@ -76,6 +80,37 @@ async fn the_services_own_client_opens_sessions_of_every_kind() {
         assert_eq!(session["expires_at"].as_i64().unwrap() - session["created"].as_i64().unwrap(), 86_400);
     }
     assert_eq!(shape::data(&world.get("/v1/checkout/sessions?limit=100").await.json).len(), 6);
+}
+
+#[tokio::test]
+async fn a_session_shows_what_its_page_was_asked_to_offer() {
+    let world = World::new().await;
+    let mut wish = wish(Mode::Subscription, inline(2900, Some(Interval::Month)));
+    wish.page = PageOptions {
+        promotion_codes: true,
+        quantity: Some((2, 50)),
+        automatic_tax: true,
+        billing_address: true,
+        tax_id_collection: true,
+        trial_days: Some(14),
+    };
+    let created = gateway(&world).create_checkout_session(wish, "key").await.unwrap();
+    let session = world.get(&format!("/v1/checkout/sessions/{}?expand[]=line_items", created.id)).await.json;
+    shape::assert_object(&session);
+    let line = &shape::data(&session["line_items"])[0];
+    shape::assert_object(line);
+    assert_eq!(line["adjustable_quantity"], json!({ "enabled": true, "minimum": 2, "maximum": 50 }));
+    assert_eq!((&line["quantity"], &line["amount_total"]), (&json!(2), &json!(5800)));
+    assert_eq!(session["amount_total"], 0, "nothing is paid before the trial is over");
+    assert_eq!((&session["allow_promotion_codes"], &session["automatic_tax"]["enabled"]), (&json!(true), &json!(true)));
+    assert_eq!(session["tax_id_collection"], json!({ "enabled": true, "required": "never" }));
+    assert_eq!(session["billing_address_collection"], "required");
+    let page = Answer::of(client().get(&created.url)).await;
+    assert!(
+        page.text.contains("2 × PRO") && page.text.contains("14 days free, then $58.00 per month"),
+        "{}",
+        page.text
+    );
 }
 
 #[tokio::test]
@@ -127,6 +162,18 @@ async fn what_stripe_would_not_take_is_refused_by_name() {
             "line_items[0][price_data][recurring]",
         ),
         (with("line_items[0][price]", "price_1"), "resource_missing", "line_items[0][price]"),
+        (
+            with("line_items[0][adjustable_quantity][minimum]", "1"),
+            "parameter_missing",
+            "line_items[0][adjustable_quantity][enabled]",
+        ),
+        (with("automatic_tax[enabled]", "maybe"), "parameter_invalid_boolean", "automatic_tax[enabled]"),
+        (with("tax_id_collection[required]", "never"), "parameter_missing", "tax_id_collection[enabled]"),
+        (
+            with("payment_intent_data[trial_period_days]", "7"),
+            "parameter_unknown",
+            "payment_intent_data[trial_period_days]",
+        ),
         (with("customer", "cus_none"), "resource_missing", "customer"),
         (with("subscription_data[metadata][a]", "b"), "parameter_invalid", "subscription_data"),
         (with("expires_at", "5"), "parameter_invalid_integer", "expires_at"),

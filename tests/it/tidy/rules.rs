@@ -30,7 +30,19 @@ pub(super) const ROOMS: &[Room] = &[
     free("cli", "each command drives the whole"),
     room(
         "http",
-        &["activity", "auth", "intake", "billing", "actor", "reader", "domain", "config", "metrics", "telemetry"],
+        &[
+            "activity",
+            "auth",
+            "intake",
+            "billing",
+            "actor",
+            "operators",
+            "reader",
+            "domain",
+            "config",
+            "metrics",
+            "telemetry",
+        ],
         "it turns bytes into calls and results into statuses; who gets wired to it is app's business",
     ),
     room(
@@ -39,6 +51,11 @@ pub(super) const ROOMS: &[Room] = &[
         "it calls Stripe on behalf of others and answers nobody's request itself",
     ),
     room("intake", &["domain"], "what an event means depends on its bytes alone, so that a replay means the same"),
+    room(
+        "operators",
+        &["actor", "domain", "intake", "ledger", "metrics"],
+        "what is tried again goes the way of a delivery, through the user's actor; who may ask is http's business",
+    ),
     room("reader", &["domain", "ledger", "cache", "metrics"], "a read never touches an actor"),
     room(
         "actor",
@@ -94,6 +111,7 @@ pub(super) const OWNED_CRATES: &[Owned] = &[
     owned("diesel", &["ledger", "sandbox"], SQL),
     owned("diesel_async", &["ledger"], SQL),
     owned("diesel_migrations", &["ledger"], SQL),
+    owned("indicatif", &["cli"], "only commands have a terminal before them"),
     owned("redis", &["cache"], "only cache knows keys and times to live"),
     owned("stripe_gateway", &["billing", "app"], "only billing calls Stripe"),
 ];

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use server::{Reply, Server};
 use stripe_gateway::{
-    CreatedSession, GatewayConfig, GatewayError, Mode, NewCheckoutSession, Price, StripeGateway, Unavailability,
+    CreatedSession, GatewayConfig, GatewayError, Mode, NewCheckoutSession, PageOptions, Price, StripeGateway,
+    Unavailability,
 };
 
 const KEY: &str = "sk_test_do_not_print";
@@ -20,6 +21,8 @@ fn session() -> NewCheckoutSession {
         price: Price::Id("price_1".into()),
         success_url: "https://app.test/ok?id={CHECKOUT_SESSION_ID}".into(),
         cancel_url: "https://app.test/no".into(),
+        page: PageOptions::default(),
+        more_metadata: vec![],
     }
 }
 

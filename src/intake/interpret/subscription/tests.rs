@@ -10,7 +10,7 @@ use super::{
 };
 use crate::domain::{
     grant::GrantStatus,
-    plan::{Catalogue, Interval, tests::catalogue},
+    plan::{Catalogue, Charge, Interval, tests::catalogue},
 };
 
 const USER: &str = "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71";
@@ -48,15 +48,15 @@ fn sample(name: &str, version: &str) -> Value {
 }
 
 /// The catalogue with PRO sold at this price.
-fn selling(price: Price) -> Catalogue {
+fn selling(price: Charge) -> Catalogue {
     let mut plans = catalogue().plans().to_vec();
     let pro = plans.iter_mut().find(|plan| plan.level.as_str() == "PRO").unwrap();
-    pro.price = price;
+    pro.price.charge = price;
     Catalogue::new(plans).unwrap()
 }
 
 fn by_id() -> Catalogue {
-    selling(Price::Id(PRICE.into()))
+    selling(Charge::Id(PRICE.into()))
 }
 
 fn read_with(catalogue: Catalogue, event: &Value) -> Meaning {
@@ -180,7 +180,7 @@ fn a_payment_that_is_collected_later_takes_nothing() {
 
 #[test]
 fn the_level_is_that_of_the_price() {
-    let inline = |amount, currency: &str| selling(Price::Inline { amount, currency: currency.into() });
+    let inline = |amount, currency: &str| selling(Charge::Inline { amount, currency: currency.into() });
     let named = |level: Value| with(&[("/data/object/metadata/entitlementLevel", level)]);
     assert_eq!(word(&read(&named(json!("TEAM")))), "active", "a price of the catalogue needs no name");
     assert_eq!(grant(read(&named(json!("TEAM")))).level.as_str(), "PRO");
@@ -201,7 +201,7 @@ fn the_level_is_that_of_the_price() {
     let mut plans = by_id().plans().to_vec();
     plans.iter_mut().for_each(|plan| {
         if plan.level.as_str() == "PRO" {
-            plan.interval = Some(Interval::Year);
+            plan.price.interval = Some(Interval::Year);
         }
     });
     let yearly = Catalogue::new(plans).unwrap();

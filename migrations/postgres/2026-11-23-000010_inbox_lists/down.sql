@@ -1,0 +1,1 @@
+DROP INDEX IF EXISTS stripe_events_unapplied, stripe_events_user, stripe_events_received;

@@ -1,0 +1,3 @@
+DROP INDEX stripe_events_unapplied;
+DROP INDEX stripe_events_user;
+DROP INDEX stripe_events_received;

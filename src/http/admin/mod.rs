@@ -1,0 +1,102 @@
+//! For operators, on a listener of their own.
+//!
+//! What is below `/api/admin` must not be reached by a page in an operator's browser. Without a token, a page of another site may
+//! be given a name that leads here (DNS rebinding): its requests carry that name in `Host`. And any page may post here without reading
+//! the answer: its `Origin` is not this listener's.
+
+mod events;
+mod overview;
+mod query;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, HOST, HeaderMap, HeaderValue, ORIGIN},
+    },
+    web::{self, Data, ServiceConfig},
+};
+use serde::Serialize;
+use url::{Host, Url};
+use utoipa::OpenApi;
+
+use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken, post, route::Route};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tollgate for operators",
+        description = "What the admin listener answers. Where `TOLLGATE_ADMIN_TOKEN` is set, each request carries it. Every \
+                       response has `X-Request-Id`; every error is `{\"error\", \"code\"}`.",
+    ),
+    paths(events::list, events::show, events::replay, events::replay_many, overview::user, overview::summary),
+    components(schemas(super::ErrorBody)),
+    modifiers(&AdminToken),
+    tags((name = "admin", description = "For operators")),
+)]
+pub(super) struct Contract;
+
+/// Everything below `/api/admin`.
+pub(super) fn routes(app: &mut ServiceConfig) {
+    app.service(get(Route::AdminEvents, events::list))
+        .service(post(Route::AdminReplayMany, events::replay_many))
+        .service(get(Route::AdminEvent, events::show))
+        .service(post(Route::AdminReplay, events::replay))
+        .service(get(Route::AdminEntitlements, overview::user))
+        .service(get(Route::AdminSummary, overview::summary))
+        .default_service(web::to(not_found));
+}
+
+/// All metrics, in Prometheus' text format.
+pub(super) async fn metrics(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    caller::operator(&state, &request)?;
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body((state.render_metrics)()))
+}
+
+/// Lets operators pass, and no page of another site.
+///
+/// # Errors
+/// 403 for a page, 401 without the token.
+fn admit(state: &Shared, request: &HttpRequest) -> Result<(), ApiError> {
+    let headers = request.headers();
+    let host = host(headers).ok_or(NOT_LOCAL)?;
+    let own = ["http", "https"].map(|scheme| Url::parse(&format!("{scheme}://{host}")).ok());
+    if state.admin_token.is_none() && !own.iter().flatten().any(is_local) {
+        return Err(NOT_LOCAL);
+    }
+    let is_own = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
+        origin.is_some() && own.contains(&origin)
+    };
+    if !headers.get_all(ORIGIN).all(is_own) {
+        return Err(ApiError::NotFromThere("Pages of other sites may not ask this"));
+    }
+    caller::operator(state, request)
+}
+
+const NOT_LOCAL: ApiError = ApiError::NotFromThere(
+    "Without TOLLGATE_ADMIN_TOKEN this is answered as localhost or 127.0.0.1 only, on the machine itself",
+);
+
+/// The one name that the listener is asked by.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let mut hosts = headers.get_all(HOST);
+    let host = hosts.next()?.to_str().ok()?;
+    let is_good = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-_".contains(&byte));
+    (hosts.next().is_none() && is_good).then_some(host)
+}
+
+fn is_local(site: &Url) -> bool {
+    site.host().is_some_and(|host| match host {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    })
+}
+
+/// An answer that no cache keeps: it tells of people and their purchases.
+fn private(body: &impl Serialize) -> HttpResponse {
+    let mut response = body::json(StatusCode::OK, body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    response
+}
