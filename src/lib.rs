@@ -18,3 +18,4 @@ mod recent;
 pub mod sandbox;
 pub mod telemetry;
 pub mod upkeep;
+pub mod watch;

@@ -40,6 +40,9 @@ pub fn mark(event: &EventId) -> String {
     format!("webhook:event:{event}")
 }
 
+/// The channel on which replicas tell each other that a user has changed; `publish.lua` names it too.
+pub const CHANGED: &str = "entitlements:changed";
+
 /// A replica's proof that Redis still has what was written. Event ids begin with `evt_`, so that none can be this.
 #[must_use]
 pub fn canary(instance: Uuid) -> String {

@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use utoipa::ToSchema;
 
 use super::{ApiError, ErrorBody, Shared, body, caller, time};
-use crate::domain::id::UserId;
+use crate::{domain::id::UserId, reader::Reading};
 
 /// What a user may do.
 #[derive(Serialize, ToSchema)]
@@ -81,24 +81,28 @@ pub(super) async fn of_user(state: Data<Shared>, request: HttpRequest) -> Result
 async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<HttpResponse, ApiError> {
     let min_version = min_version(request.query_string())?;
     let reading = state.reader.read(user, min_version).await?;
-    let entitlement = &reading.entitlement;
-    let answer = EntitlementAnswer {
-        user_id: user,
-        entitlement_level: entitlement.level.as_str(),
-        expires_at: entitlement.expires_at,
-        features: state.catalogue.features(&entitlement.level),
-        source: reading.source.as_str(),
-        version: entitlement.version,
-    };
-    let mut response = body::json(StatusCode::OK, &answer);
+    let mut response = body::json(StatusCode::OK, &shown(state, user, &reading));
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(VARY, HeaderValue::from_static("Authorization"));
     Ok(response)
 }
 
+/// As a caller sees it.
+pub(super) fn shown<'a>(state: &'a Shared, user: UserId, reading: &'a Reading) -> EntitlementAnswer<'a> {
+    let entitlement = &reading.entitlement;
+    EntitlementAnswer {
+        user_id: user,
+        entitlement_level: entitlement.level.as_str(),
+        expires_at: entitlement.expires_at,
+        features: state.catalogue.features(&entitlement.level),
+        source: reading.source.as_str(),
+        version: entitlement.version,
+    }
+}
+
 /// The only parameter there is. A misspelt one is refused: whoever asks for a version must not get an older one.
-fn min_version(query: &str) -> Result<Option<u64>, ApiError> {
+pub(super) fn min_version(query: &str) -> Result<Option<u64>, ApiError> {
     const WRONG: ApiError = ApiError::InvalidRequest("The query may only be minVersion, a whole number, once");
 
     if query.is_empty() {

@@ -30,7 +30,19 @@ pub(super) const ROOMS: &[Room] = &[
     free("cli", "each command drives the whole"),
     room(
         "http",
-        &["activity", "auth", "intake", "billing", "actor", "reader", "domain", "config", "metrics", "telemetry"],
+        &[
+            "activity",
+            "auth",
+            "intake",
+            "billing",
+            "actor",
+            "reader",
+            "watch",
+            "domain",
+            "config",
+            "metrics",
+            "telemetry",
+        ],
         "it turns bytes into calls and results into statuses; who gets wired to it is app's business",
     ),
     room(
@@ -41,8 +53,13 @@ pub(super) const ROOMS: &[Room] = &[
     room("intake", &["domain"], "what an event means depends on its bytes alone, so that a replay means the same"),
     room("reader", &["domain", "ledger", "cache", "metrics"], "a read never touches an actor"),
     room(
+        "watch",
+        &["cache", "domain", "ledger", "metrics", "reader"],
+        "it passes on hints: what is shown is read like anything else, and whoever shows a state tells it",
+    ),
+    room(
         "actor",
-        &["activity", "domain", "ledger", "cache", "metrics", "recent"],
+        &["activity", "domain", "ledger", "cache", "metrics", "recent", "watch"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
     room(
