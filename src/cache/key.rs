@@ -6,6 +6,9 @@
 //! | `{entitlements:<userId>}:meta` | hash: level, expires_at, version, epoch, fresh_until | a day: it outlives the level, so that a delayed older write cannot win |
 //! | `webhook:event:<eventId>` | the ledger's epoch | a day; set only after the ledger committed |
 //!
+//! On the channel `entitlements:changed` replicas tell each other, user, version and epoch, that a version is there which was not: a hint for
+//! those whose users watch.
+//!
 //! The braces put both keys of a user into one slot of a Redis Cluster.
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -80,7 +80,7 @@ impl Hub {
         });
     }
 
-    /// Ends all watching, and does not let it begin again.
+    /// Ends all watching: what begins later ends at once.
     pub fn stop(&self) {
         self.inner.stopping.send_replace(true);
     }

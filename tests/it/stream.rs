@@ -10,7 +10,7 @@ use tollgate::{
     domain::{entitlement::Entitlement, id::UserId, level::Level},
     ledger::Ledger,
     reader::EntitlementReader,
-    watch::{Hub, Watch},
+    watch::{self, Hub, Watch},
 };
 use uuid::Uuid;
 
@@ -282,6 +282,24 @@ async fn who_is_slow_finds_the_newest_state_only() {
     hub.tell(user, &ledger.epoch(), 99);
     hub.tell(user, &ledger.epoch(), 101);
     assert_eq!(following.next().await.entitlement.version, 101, "never an older one, never the same again");
+}
+
+/// A ledger that was failed over with loss, or restored: what it lacks was shown, and is taken back.
+#[tokio::test]
+async fn another_ledgers_state_is_told_although_its_version_is_older() {
+    let ledger = ScriptedLedger::new();
+    let (hub, watch) = watch_on(&ledger);
+    let user = UserId::from(Uuid::new_v4());
+    ledger.write(user, state("PRO", 5));
+    let (mut following, first) = watch.follow(user, Some(4)).await.unwrap();
+    assert_eq!(first.unwrap().entitlement.version, 5);
+    let nobody_to_hear = MemoryCache::new(MemorySettings::default()).into();
+    let listening = tokio::spawn(watch::listen(hub.clone(), nobody_to_hear, Arc::new(ledger.clone())));
+    ledger.write(user, state("TRIAL", 2));
+    ledger.set_epoch("second");
+    assert_eq!(following.next().await.entitlement, state("TRIAL", 2));
+    hub.stop();
+    listening.await.unwrap();
 }
 
 #[tokio::test]
