@@ -46,7 +46,8 @@ pub struct RedisCache {
     template: Arc<dyn Fn() -> Result<ConnectionManager, RedisError> + Send + Sync>,
     publish: Arc<Script>,
     breaker: Arc<Breaker>,
-    client: Client,
+    /// Opens the connections that listen.
+    client: Arc<Client>,
     response: Duration,
 }
 
@@ -56,7 +57,7 @@ impl RedisCache {
     /// # Errors
     /// [`CacheError::Failed`] if the URL cannot be read.
     pub fn new(url: &str, settings: RedisSettings) -> Result<Self, CacheError> {
-        let client = Client::open(url).map_err(|error| failed(&error))?;
+        let client = Arc::new(Client::open(url).map_err(|error| failed(&error))?);
         // No retries: the default makes a command wait 9 s for a server that is gone. The breaker and the retries of the
         // unpublished set do what is needed.
         let config = ConnectionManagerConfig::new()
@@ -64,8 +65,8 @@ impl RedisCache {
             .set_connection_timeout(Some(settings.connect))
             .set_response_timeout(Some(settings.response))
             .set_pipeline_buffer_size(1024);
-        let opener = client.clone();
-        let template = move || ConnectionManager::new_lazy_with_config(opener.clone(), config.clone());
+        let opener = Arc::clone(&client);
+        let template = move || ConnectionManager::new_lazy_with_config(Client::clone(&opener), config.clone());
         template().map_err(|error| failed(&error))?;
         let publish = Arc::new(Script::new(include_str!("publish.lua")));
         Ok(Self {

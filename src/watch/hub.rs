@@ -112,7 +112,7 @@ impl Hub {
     /// Takes a place, until it is dropped.
     pub(super) fn watch(&self, user: UserId) -> Result<Watcher, Full> {
         let newest = {
-            let mut watched = self.inner.users.entry(user).or_insert_with(Watched::default);
+            let mut watched = self.inner.users.entry(user).or_default();
             if watched.watchers >= PER_USER_MAX {
                 return Err(Full::User);
             }
