@@ -58,7 +58,7 @@ pub(super) async fn own(state: Data<Shared>, request: HttpRequest) -> Result<Htt
     let session = caller::session(&state, &request)?;
     let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
     let had = entitlements::min_version(request.query_string())?.max(last);
-    let left = session.ends_at().saturating_sub(Utc::now().timestamp());
+    let left = session.ends_at().saturating_sub(Utc::now().timestamp()).max(0);
     let ends = Instant::now() + Duration::from_secs(u32::try_from(left).unwrap_or(u32::MAX).into());
     let (following, first) = state.watch.follow(session.user, had).await?;
     let mut teller = Teller { state, user: session.user, following, first, ends, quiet_since: Instant::now() };

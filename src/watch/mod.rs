@@ -76,7 +76,8 @@ impl Watch {
             ledger: Arc::clone(&self.ledger),
             had: None,
             look_at: None,
-            is_due: false,
+            // Another watcher may have been told of what a cache has not got yet.
+            is_due: true,
         };
         let (reading, had) = match self.reader.read(user, had).await {
             Err(ReadError::Older) => (self.reader.read(user, None).await?, None),

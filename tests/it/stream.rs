@@ -9,7 +9,7 @@ use tollgate::{
     cache::{Cache, MemoryCache, MemorySettings},
     domain::{entitlement::Entitlement, id::UserId, level::Level},
     ledger::Ledger,
-    reader::EntitlementReader,
+    reader::{EntitlementReader, ReadSource},
     watch::{self, Hub, Watch},
 };
 use uuid::Uuid;
@@ -264,6 +264,26 @@ async fn after_the_end_of_a_level_it_is_looked_for_what_follows_without_being_to
     // Another replica's sweep, of which nobody is told.
     ledger.write(user, state("FREE", 2));
     assert_eq!(following.next().await.entitlement, state("FREE", 2));
+}
+
+/// A second tab, opened while the cache is behind: what the first was told of was no news to be waited for.
+#[tokio::test]
+async fn who_comes_later_knows_what_others_were_told() {
+    let ledger = ScriptedLedger::new();
+    let (hub, watch) = watch_on(&ledger);
+    let user = UserId::from(Uuid::new_v4());
+    ledger.write(user, state("TRIAL", 1));
+    let (_first_tab, _) = watch.follow(user, None).await.unwrap();
+    // Read, and in the cache, in a task of its own.
+    eventually(PATIENCE, "the cache answers", || async {
+        watch.follow(user, None).await.unwrap().1.unwrap().source == ReadSource::Cache
+    })
+    .await;
+    ledger.write(user, state("PRO", 2));
+    hub.tell(user, &ledger.epoch(), 2);
+    let (mut second_tab, first) = watch.follow(user, None).await.unwrap();
+    assert_eq!(first.unwrap().entitlement, state("TRIAL", 1), "the cache is behind");
+    assert_eq!(second_tab.next().await.entitlement, state("PRO", 2));
 }
 
 #[tokio::test]

@@ -48,6 +48,8 @@ export function follow(client, { onState, onLost }) {
       } catch (problem) {
         if (!own.signal.aborted) {
           onLost(problem);
+          // Who was told so is to hear that it is back.
+          version = undefined;
         }
       }
       // Not all at the same moment.
