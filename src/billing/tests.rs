@@ -58,6 +58,9 @@ impl Ledger for MemoryLedger {
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
         Ok(self.grants.lock().unwrap().clone())
     }
+    async fn versions(&self, _: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        unreachable()
+    }
     async fn changed_between(
         &self,
         _: DateTime<Utc>,

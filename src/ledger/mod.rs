@@ -213,6 +213,9 @@ pub trait Ledger: Send + Sync {
     /// A user's grants.
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError>;
 
+    /// The versions of these users' states; who has none is left out. At most 1,000 users.
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError>;
+
     /// States changed at or before `until` and at or after `since`, newest first: a page of at most `limit`.
     async fn changed_between(
         &self,

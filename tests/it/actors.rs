@@ -14,6 +14,7 @@ use tollgate::{
     cache::{Cache, RedisCache, RedisSettings},
     domain::{event::Outcome, id::UserId},
     ledger::LedgerError,
+    watch::Hub,
 };
 use uuid::Uuid;
 
@@ -45,7 +46,8 @@ impl Stage {
     /// One more replica on the same ledger.
     fn of(ledger: &ScriptedLedger, url: &str, limits: ActorLimits) -> Self {
         let cache = Cache::from(RedisCache::new(url, RedisSettings::default()).unwrap());
-        let entitlements = Entitlements::start(Arc::new(ledger.clone()), cache, Activity::unwatched(), limits);
+        let entitlements =
+            Entitlements::start(Arc::new(ledger.clone()), cache, Hub::new(0), Activity::unwatched(), limits);
         Self { ledger: ledger.clone(), entitlements }
     }
 

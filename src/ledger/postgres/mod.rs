@@ -113,6 +113,10 @@ impl Ledger for PostgresLedger {
         read::grants(&self.pool, user).await
     }
 
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        read::versions(&self.pool, users).await
+    }
+
     async fn changed_between(
         &self,
         since: DateTime<Utc>,

@@ -195,6 +195,10 @@ impl Ledger for SqliteLedger {
         read::account(&self.shared.readers, user).await.map(|loaded| loaded.account.grants)
     }
 
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        read::versions(&self.shared.readers, users).await
+    }
+
     async fn changed_between(
         &self,
         since: DateTime<Utc>,

@@ -200,6 +200,11 @@ impl Ledger for ScriptedLedger {
         Ok(vec![])
     }
 
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        let books = self.books();
+        Ok(users.iter().filter_map(|user| Some((*user, books.states.get(user)?.version))).collect())
+    }
+
     async fn changed_between(
         &self,
         _: DateTime<Utc>,
