@@ -45,6 +45,7 @@ use tollgate::{
         ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
         ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
+    watch::Hub,
 };
 use uuid::Uuid;
 
@@ -170,7 +171,7 @@ fn actor(c: &mut Criterion) {
     let system = actix::System::new();
     let (entitlements, peer) = system.block_on(async {
         let cache = Cache::from(RedisCache::new("redis://127.0.0.1:1", RedisSettings::default()).unwrap());
-        let entitlements = Entitlements::start(Arc::new(NoLedger), cache, Activity::unwatched(), limits());
+        let entitlements = Entitlements::start(Arc::new(NoLedger), cache, Hub::new(0), Activity::unwatched(), limits());
         // Until the breaker opens.
         for _ in 0..100 {
             entitlements.apply(change(UserId::from(Uuid::new_v4()))).await.unwrap();
@@ -334,6 +335,10 @@ impl Ledger for NoLedger {
 
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
         Ok(Owner::Nobody)
+    }
+
+    async fn versions(&self, _: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        Ok(Vec::new())
     }
 
     async fn changed_between(

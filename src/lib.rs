@@ -19,3 +19,4 @@ mod recent;
 pub mod sandbox;
 pub mod telemetry;
 pub mod upkeep;
+pub mod watch;

@@ -29,6 +29,7 @@ use crate::{
         id::{EventId, UserId},
     },
     ledger::{Committed, Entry, Epoch, Ledger},
+    watch::Hub,
 };
 
 /// A first delivery comes within seconds of the event. Only an older one may be a redelivery that another process knows of, and
@@ -42,6 +43,8 @@ pub(super) struct Tools {
     pub(super) cache: Cache,
     pub(super) activity: Activity,
     pub(super) unpublished: Arc<Unpublished>,
+    /// Told of every state, shown or not: who watches asks the ledger if need be.
+    pub(super) hub: Hub,
     pub(super) done: Done,
     /// Time for Redis, per request.
     pub(super) cache_budget: Duration,
@@ -138,7 +141,9 @@ impl Tools {
         budget: &mut Budget,
     ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
-        match self.cache.publish(publication, Utc::now(), budget).await {
+        let published = self.cache.publish(publication, Utc::now(), budget).await;
+        self.hub.tell(user, epoch, entitlement.version);
+        match published {
             Ok(_) => {
                 self.unpublished.published(user, entitlement.version);
                 let Entitlement { level, version, .. } = entitlement;

@@ -43,6 +43,7 @@ use crate::{
         id::{EventId, UserId},
     },
     ledger::{Entry, Ledger, Note, Verdict},
+    watch::Hub,
 };
 
 /// How much, how many, how long.
@@ -94,7 +95,7 @@ struct Shard {
 impl Entitlements {
     /// Starts writer, routers and their threads. To be called within an actix `System`.
     #[must_use]
-    pub fn start(ledger: Arc<dyn Ledger>, cache: Cache, activity: Activity, limits: ActorLimits) -> Self {
+    pub fn start(ledger: Arc<dyn Ledger>, cache: Cache, hub: Hub, activity: Activity, limits: ActorLimits) -> Self {
         let unpublished = Arc::new(Unpublished::default());
         let arbiters: Vec<Arbiter> = (0..limits.arbiters.max(1)).map(|_| Arbiter::new()).collect();
         // A user's lane is on the thread of the user's actor: between them nothing has to be woken.
@@ -113,6 +114,7 @@ impl Entitlements {
             cache,
             activity,
             unpublished,
+            hub,
             done: Done::default(),
             cache_budget: limits.cache_budget,
             commit_timeout: limits.commit_timeout,

@@ -69,6 +69,9 @@ pub(super) fn public(
     })
     .workers(config.http_workers)
     .client_request_timeout(config.head_timeout)
+    // A stream whose client has gone is over at once, not at the next heartbeat. Whoever closes his side after a request gets
+    // no answer; hardly any client does.
+    .h1_allow_half_closed(false)
     .shutdown_timeout(config.shutdown_timeout.as_secs())
     .disable_signals()
     .listen(socket.listener)

@@ -39,7 +39,7 @@ use crate::{
     actor::{ActorLimits, Entitlements},
     auth::{self, ServiceTokens, SessionVerifier},
     billing::Billing,
-    config::{Config, LedgerStore, SandboxKeys},
+    config::{CacheStore, Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
     domain::live::LiveCatalogue,
     http::{self, State},
@@ -49,6 +49,7 @@ use crate::{
     sandbox::Sandbox,
     telemetry::{self, Telemetry},
     upkeep::{Rhythm, Upkeep},
+    watch::{self, Hub, Watch},
 };
 
 /// Entries that may wait for a lane: what a few commits take in.
@@ -97,7 +98,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         Some((sandbox, keys)) => Account::of_sandbox(sandbox, keys, &config.checkout)?,
         None => Account::of_stripe(&config)?,
     };
-    let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), activity.clone(), actor_limits(&config));
+    let hub = Hub::new(config.server.streams_max);
+    let entitlements =
+        Entitlements::start(Arc::clone(&ledger), cache.clone(), hub.clone(), activity.clone(), actor_limits(&config));
     let interpreter = Interpreter::new(catalogue.clone(), account.livemode);
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
@@ -118,9 +121,15 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
     let operators = Operators::new(Arc::clone(&ledger), entitlements.clone(), interpreter.clone());
+    // Where memory may be served for as long as in Redis, no other process writes.
+    if !matches!(config.cache.store, CacheStore::Memory { life_max: None }) {
+        tokio::spawn(watch::listen(hub.clone(), cache.clone(), Arc::clone(&ledger)));
+    }
+    let reader = EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
     let state = State::new(http::Parts {
         entitlements: entitlements.clone(),
-        reader: EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS),
+        watch: Watch::new(hub.clone(), reader.clone(), Arc::clone(&ledger)),
+        reader,
         billing: Billing::new(account.gateway, Arc::clone(&ledger), catalogue.clone(), &app, &config.checkout),
         interpreter,
         webhook_secrets: account.webhook_secrets,
@@ -177,6 +186,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         if let Some(demo) = &demo {
             demo.stop();
         }
+        // They have no end of their own, and the listener would wait for them.
+        hub.stop();
         public_handle.stop(true).await;
         upkeep.stop().await;
         entitlements.stop();

@@ -31,6 +31,14 @@ pub struct Session {
     pub expires_at: i64,
 }
 
+impl Session {
+    /// When its token is taken no longer, in Unix seconds.
+    #[must_use]
+    pub const fn ends_at(&self) -> i64 {
+        self.expires_at.saturating_add(LEEWAY)
+    }
+}
+
 /// Tokens remembered as good: a user comes back with the same one until it ends. Some 30 MiB with tokens of Supabase's usual length.
 const TOKENS_MAX: usize = 16_384;
 
@@ -64,7 +72,7 @@ impl SessionVerifier {
             Some(session) => session,
             None => self.check(token, now_unix)?,
         };
-        if session.expires_at.saturating_add(LEEWAY) <= now_unix {
+        if session.ends_at() <= now_unix {
             return Err(AuthError::Expired);
         }
         if known.is_none() {

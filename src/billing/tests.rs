@@ -69,6 +69,9 @@ impl Ledger for MemoryLedger {
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
         unreachable()
     }
+    async fn versions(&self, _: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        unreachable()
+    }
     async fn changed_between(
         &self,
         _: DateTime<Utc>,

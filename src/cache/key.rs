@@ -6,6 +6,9 @@
 //! | `{entitlements:<userId>}:meta` | hash: level, expires_at, version, epoch, fresh_until | a day: it outlives the level, so that a delayed older write cannot win |
 //! | `webhook:event:<eventId>` | the ledger's epoch | a day; set only after the ledger committed |
 //!
+//! On the channel `entitlements:changed` replicas tell each other, user, version and epoch, that a version is there which was not: a hint for
+//! those whose users watch.
+//!
 //! The braces put both keys of a user into one slot of a Redis Cluster.
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -39,6 +42,9 @@ pub fn meta(user: UserId) -> String {
 pub fn mark(event: &EventId) -> String {
     format!("webhook:event:{event}")
 }
+
+/// The channel on which replicas tell each other that a user has changed; `publish.lua` names it too.
+pub const CHANGED: &str = "entitlements:changed";
 
 /// A replica's proof that Redis still has what was written. Event ids begin with `evt_`, so that none can be this.
 #[must_use]

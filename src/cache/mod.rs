@@ -4,6 +4,7 @@
 //! ([`key`] describes what they find there), and this process' own memory, where one replica is all there is. No correctness
 //! rests on either: every value carries the ledger's epoch and a version, and the ledger is asked whenever there is doubt.
 
+mod announcements;
 mod breaker;
 mod budget;
 pub mod key;
@@ -14,6 +15,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 pub use self::{
+    announcements::{Announced, Announcements},
     breaker::{Breaker, BreakerState},
     budget::Budget,
     memory_cache::{MemoryCache, MemorySettings},
@@ -172,6 +174,14 @@ impl Cache {
         match self {
             Self::Redis(cache) => cache.swap_canary(instance, next, budget).await,
             Self::Memory(cache) => Ok(cache.swap_canary(instance, next)),
+        }
+    }
+
+    /// Listens to what other replicas announce. `None` if nothing can be heard, now or ever.
+    pub async fn announcements(&self) -> Option<Announcements> {
+        match self {
+            Self::Redis(cache) => cache.announcements().await,
+            Self::Memory(_) => None,
         }
     }
 }

@@ -13,4 +13,8 @@ end
 redis.call('HSET', KEYS[2], 'level', ARGV[3], 'expires_at', ARGV[4], 'version', ARGV[2], 'epoch', ARGV[1], 'fresh_until', ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[5])
+if known[1] ~= ARGV[1] or not version or version < tonumber(ARGV[2]) then
+  -- A hint for replicas whose users watch. Not `call`: where the channel is forbidden they ask the ledger instead.
+  redis.pcall('PUBLISH', 'entitlements:changed', string.sub(KEYS[1], 14) .. ' ' .. ARGV[2] .. ' ' .. ARGV[1])
+end
 return 1

@@ -11,7 +11,7 @@ use thread_local::ThreadLocal;
 use uuid::Uuid;
 
 use super::{
-    CacheError, Publication, Published,
+    Announcements, CacheError, Publication, Published,
     breaker::{Breaker, BreakerState},
     budget::Budget,
     key,
@@ -46,6 +46,9 @@ pub struct RedisCache {
     template: Arc<dyn Fn() -> Result<ConnectionManager, RedisError> + Send + Sync>,
     publish: Arc<Script>,
     breaker: Arc<Breaker>,
+    /// Opens the connections that listen.
+    client: Arc<Client>,
+    response: Duration,
 }
 
 impl RedisCache {
@@ -54,7 +57,7 @@ impl RedisCache {
     /// # Errors
     /// [`CacheError::Failed`] if the URL cannot be read.
     pub fn new(url: &str, settings: RedisSettings) -> Result<Self, CacheError> {
-        let client = Client::open(url).map_err(|error| failed(&error))?;
+        let client = Arc::new(Client::open(url).map_err(|error| failed(&error))?);
         // No retries: the default makes a command wait 9 s for a server that is gone. The breaker and the retries of the
         // unpublished set do what is needed.
         let config = ConnectionManagerConfig::new()
@@ -62,7 +65,8 @@ impl RedisCache {
             .set_connection_timeout(Some(settings.connect))
             .set_response_timeout(Some(settings.response))
             .set_pipeline_buffer_size(1024);
-        let template = move || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
+        let opener = Arc::clone(&client);
+        let template = move || ConnectionManager::new_lazy_with_config(Client::clone(&opener), config.clone());
         template().map_err(|error| failed(&error))?;
         let publish = Arc::new(Script::new(include_str!("publish.lua")));
         Ok(Self {
@@ -70,6 +74,8 @@ impl RedisCache {
             template: Arc::new(template),
             publish,
             breaker: Arc::new(Breaker::default()),
+            client,
+            response: settings.response,
         })
     }
 
@@ -191,6 +197,14 @@ impl RedisCache {
             }
         }
         pipeline
+    }
+
+    /// Listens to what replicas announce; past the breaker, since nobody waits for it.
+    pub(super) async fn announcements(&self) -> Option<Announcements> {
+        Announcements::open(&self.client, self.response)
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "other replicas cannot be heard"))
+            .ok()
     }
 
     /// Asks for an answer of any kind, past the breaker: the probe.

@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// How long the body may take.
     pub body_timeout: Duration,
+    /// Most streams of entitlements open at once.
+    pub streams_max: usize,
     /// How long a stop waits for what is under way.
     pub shutdown_timeout: Duration,
     /// What is logged, and how.
@@ -67,6 +69,7 @@ impl ServerConfig {
         let http_workers = reader.optional(&setting::HTTP_WORKERS, number_in(1..=256));
         let head_timeout = reader.value(&setting::HEAD_TIMEOUT, duration_in(SHORTEST..=MINUTE));
         let body_timeout = reader.value(&setting::BODY_TIMEOUT, duration_in(SHORTEST..=MINUTE));
+        let streams_max = reader.value(&setting::STREAMS_MAX, number_in(1..=1_000_000));
         let shutdown_timeout =
             reader.value(&setting::SHUTDOWN_TIMEOUT, duration_in(Duration::from_secs(1)..=Duration::from_secs(600)));
         let log = LogConfig::read(reader);
@@ -82,6 +85,7 @@ impl ServerConfig {
             http_workers: http_workers?.unwrap_or_else(cores),
             head_timeout: head_timeout?,
             body_timeout: body_timeout?,
+            streams_max: streams_max?,
             shutdown_timeout: shutdown_timeout?,
             log: log?,
         })

@@ -129,6 +129,8 @@ settings! {
             "a duration from 100ms to 1m", "3s";
         open BODY_TIMEOUT = "TOLLGATE_BODY_TIMEOUT", Value("10s"), "How long a client may take to send the body.",
             "a duration from 100ms to 1m", "5s";
+        open STREAMS_MAX = "TOLLGATE_STREAMS_MAX", Value("10000"), "Most streams of entitlements open at once; more are answered 503.",
+            "a number from 1 to 1000000", "50000";
         open SHUTDOWN_TIMEOUT = "TOLLGATE_SHUTDOWN_TIMEOUT", Value("20s"), "How long a stop waits for requests under way.",
             "a duration from 1s to 10m", "30s";
         open LOG = "TOLLGATE_LOG", Value("info,actix_server=warn"), "Which log lines are written.",

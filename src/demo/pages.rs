@@ -54,7 +54,7 @@ static HOME: LazyLock<File> = LazyLock::new(|| file!("home.html", HTML));
 static SUCCESS: LazyLock<File> = LazyLock::new(|| file!("success.html", HTML));
 static CANCEL: LazyLock<File> = LazyLock::new(|| file!("cancel.html", HTML));
 
-pub(super) static ASSETS: LazyLock<[File; 11]> = LazyLock::new(|| {
+pub(super) static ASSETS: LazyLock<[File; 12]> = LazyLock::new(|| {
     [
         file!("icon.svg", SVG),
         file!("demo.css", CSS),
@@ -64,6 +64,7 @@ pub(super) static ASSETS: LazyLock<[File; 11]> = LazyLock::new(|| {
         file!("icons.js", SCRIPT),
         file!("words.js", SCRIPT),
         file!("feed.js", SCRIPT),
+        file!("live.js", SCRIPT),
         file!("strip.js", SCRIPT),
         file!("home.js", SCRIPT),
         file!("success.js", SCRIPT),

@@ -5,7 +5,7 @@ use chrono::Utc;
 
 use super::{ApiError, Shared};
 use crate::{
-    auth::{AuthError, bearer},
+    auth::{AuthError, Session, bearer},
     domain::id::UserId,
 };
 
@@ -14,7 +14,15 @@ use crate::{
 /// # Errors
 /// 401, whatever is wrong.
 pub(super) fn user(state: &Shared, request: &HttpRequest) -> Result<UserId, ApiError> {
-    Ok(state.sessions.verify(token(request)?, Utc::now().timestamp())?.user)
+    Ok(session(state, request)?.user)
+}
+
+/// The same with the end of the token.
+///
+/// # Errors
+/// 401, whatever is wrong.
+pub(super) fn session(state: &Shared, request: &HttpRequest) -> Result<Session, ApiError> {
+    Ok(state.sessions.verify(token(request)?, Utc::now().timestamp())?)
 }
 
 /// Lets application servers pass.

@@ -16,7 +16,10 @@ use url::form_urlencoded;
 use utoipa::ToSchema;
 
 use super::{ApiError, ErrorBody, Shared, body, caller, time};
-use crate::domain::id::UserId;
+use crate::{
+    domain::{id::UserId, plan::Catalogue},
+    reader::Reading,
+};
 
 /// What a user may do.
 #[derive(Serialize, ToSchema)]
@@ -109,24 +112,41 @@ async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<H
         return Err(ApiError::InvalidRequest("No plan has this feature; GET /api/plans lists the features of each"));
     }
     let reading = state.reader.read(user, min_version).await?;
-    let entitlement = &reading.entitlement;
-    let features = catalogue.features(&entitlement.level);
     let answer = match feature {
-        Some(feature) => Answer::Feature(FeatureAnswer { allowed: features.iter().any(|own| *own == feature) }),
-        None => Answer::Entitlement(EntitlementAnswer {
-            user_id: user,
-            entitlement_level: entitlement.level.as_str(),
-            expires_at: entitlement.expires_at,
-            features,
-            source: reading.source.as_str(),
-            version: entitlement.version,
-        }),
+        Some(feature) => {
+            let features = catalogue.features(&reading.entitlement.level);
+            Answer::Feature(FeatureAnswer { allowed: features.iter().any(|own| *own == feature) })
+        }
+        None => Answer::Entitlement(shown(&catalogue, user, &reading)),
     };
     let mut response = body::json(StatusCode::OK, &answer);
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(VARY, HeaderValue::from_static("Authorization"));
     Ok(response)
+}
+
+/// As a caller sees it.
+pub(super) fn shown<'a>(catalogue: &'a Catalogue, user: UserId, reading: &'a Reading) -> EntitlementAnswer<'a> {
+    let entitlement = &reading.entitlement;
+    EntitlementAnswer {
+        user_id: user,
+        entitlement_level: entitlement.level.as_str(),
+        expires_at: entitlement.expires_at,
+        features: catalogue.features(&entitlement.level),
+        source: reading.source.as_str(),
+        version: entitlement.version,
+    }
+}
+
+/// The version that whoever opens a stream has already.
+pub(super) fn version_had(query: &str) -> Result<Option<u64>, ApiError> {
+    match Query::parse(query)? {
+        Query { min_version, feature: None } => Ok(min_version),
+        Query { feature: Some(_), .. } => {
+            Err(ApiError::InvalidRequest("A stream's query may only be minVersion, a whole number, once"))
+        }
+    }
 }
 
 /// The parameters there are. A misspelt one is refused: whoever asks for a version must not get an older one.

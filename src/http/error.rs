@@ -14,7 +14,10 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{actor::ApplyError, auth::AuthError, billing::CheckoutError, operators::OperatorError, reader::ReadError};
+use crate::{
+    actor::ApplyError, auth::AuthError, billing::CheckoutError, operators::OperatorError, reader::ReadError,
+    watch::WatchError,
+};
 
 /// Why a request gets no other answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,6 +238,17 @@ impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Unavailable | ReadError::Older => Self::Unavailable,
+        }
+    }
+}
+
+impl From<WatchError> for ApiError {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::Busy => Self::Unavailable,
+            // Nobody knows when a place becomes free.
+            WatchError::BusyUser => Self::RateLimited(Duration::from_secs(5)),
+            WatchError::Read(error) => error.into(),
         }
     }
 }

@@ -15,6 +15,7 @@ mod openapi;
 mod plans;
 mod request_id;
 mod route;
+mod stream;
 mod time;
 mod unread;
 mod webhook;
@@ -48,6 +49,7 @@ use crate::{
     },
     operators::Operators,
     reader::EntitlementReader,
+    watch::Watch,
 };
 
 /// Everything that handlers call, as the composition root has made it.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub entitlements: Entitlements,
     /// Answers what a user may do.
     pub reader: EntitlementReader,
+    /// Tells users of every change.
+    pub watch: Watch,
     /// Sells.
     pub billing: Billing,
     /// Tells what events mean.
@@ -101,6 +105,7 @@ pub struct State(Arc<Shared>);
 struct Shared {
     entitlements: Entitlements,
     reader: EntitlementReader,
+    watch: Watch,
     billing: Billing,
     interpreter: Interpreter,
     webhook_secrets: Option<WebhookSecrets>,
@@ -126,6 +131,7 @@ impl State {
         Self(Arc::new(Shared {
             entitlements: parts.entitlements,
             reader: parts.reader,
+            watch: parts.watch,
             billing: parts.billing,
             interpreter: parts.interpreter,
             webhook_secrets: parts.webhook_secrets,
@@ -157,6 +163,8 @@ pub fn routes(state: State) -> impl FnOnce(&mut ServiceConfig) {
         app.app_data(Data::from(state.0))
             .service(post(Route::Webhook, webhook::receive))
             .service(get(Route::OwnEntitlements, entitlements::own))
+            // Before the pattern that it would be a user of.
+            .service(get(Route::EntitlementStream, stream::own))
             .service(get(Route::UserEntitlements, entitlements::of_user))
             .service(post(Route::Checkout, checkout::start))
             .service(get(Route::CheckoutSession, checkout::session))

@@ -18,7 +18,7 @@ use utoipa::{
     },
 };
 
-use super::{ApiError, admin, checkout, entitlements, error, health, plans, webhook};
+use super::{ApiError, admin, checkout, entitlements, error, health, plans, stream, webhook};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +32,7 @@ use super::{ApiError, admin, checkout, entitlements, error, health, plans, webho
         checkout::session,
         entitlements::own,
         entitlements::of_user,
+        stream::own,
         plans::all,
         webhook::receive,
         health::live,
@@ -145,6 +146,7 @@ mod tests {
             [
                 "get /api/checkout/session/{id}",
                 "get /api/entitlements",
+                "get /api/entitlements/stream",
                 "get /api/entitlements/{userId}",
                 "get /api/plans",
                 "get /health/live",

@@ -11,6 +11,7 @@ pub(super) enum Route {
     Checkout,
     CheckoutSession,
     OwnEntitlements,
+    EntitlementStream,
     UserEntitlements,
     Plans,
     Live,
@@ -29,9 +30,10 @@ pub(super) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Webhook,
         Self::OwnEntitlements,
+        Self::EntitlementStream,
         Self::UserEntitlements,
         Self::Checkout,
         Self::CheckoutSession,
@@ -58,6 +60,7 @@ impl Route {
             Self::Checkout => "/api/checkout/session",
             Self::CheckoutSession => "/api/checkout/session/{id}",
             Self::OwnEntitlements => "/api/entitlements",
+            Self::EntitlementStream => "/api/entitlements/stream",
             Self::UserEntitlements => "/api/entitlements/{userId}",
             Self::Plans => "/api/plans",
             Self::Live => "/health/live",
@@ -83,6 +86,7 @@ impl Route {
             "/api/webhooks/stripe" => Self::Webhook,
             "/api/checkout/session" => Self::Checkout,
             "/api/entitlements" => Self::OwnEntitlements,
+            "/api/entitlements/stream" => Self::EntitlementStream,
             "/api/plans" => Self::Plans,
             "/health/live" => Self::Live,
             "/health/ready" => Self::Ready,

@@ -21,6 +21,7 @@ use crate::{
     config::ServerConfig,
     domain::{id::UserId, plan},
     intake::signature::sign,
+    watch::Hub,
 };
 
 const JWT_SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -57,12 +58,15 @@ fn parts() -> Parts {
         queue_max: 10,
         batch_max: 10,
     };
-    let entitlements = Entitlements::start(ledger.clone(), cache.clone(), Activity::unwatched(), actors);
+    let hub = Hub::new(1);
+    let reader = EntitlementReader::new(cache.clone(), ledger.clone(), actors.cache_budget, 4);
+    let entitlements = Entitlements::start(ledger.clone(), cache, hub.clone(), Activity::unwatched(), actors);
     let interpreter = Interpreter::new(catalogue.clone(), Some(false));
     let operators = Operators::new(ledger.clone(), entitlements.clone(), interpreter.clone());
     Parts {
         entitlements,
-        reader: EntitlementReader::new(cache, ledger.clone(), actors.cache_budget, 4),
+        watch: Watch::new(hub, reader.clone(), ledger.clone()),
+        reader,
         billing: closed_shop(ledger),
         interpreter,
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),

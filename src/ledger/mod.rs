@@ -216,6 +216,9 @@ pub trait Ledger: Send + Sync {
     /// Whose something is that an event is about.
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError>;
 
+    /// The versions of these users' states; who has none is left out. At most 1,000 users.
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError>;
+
     /// States changed at or before `until` and at or after `since`, newest first: a page of at most `limit`.
     async fn changed_between(
         &self,

@@ -18,6 +18,7 @@ use tollgate::{
         id::{SubscriptionId, UserId},
     },
     ledger::LedgerError,
+    watch::Hub,
 };
 use uuid::Uuid;
 
@@ -49,7 +50,8 @@ impl Stage {
     /// One more replica on the same ledger.
     fn of(ledger: &ScriptedLedger, url: &str, limits: ActorLimits) -> Self {
         let cache = Cache::from(RedisCache::new(url, RedisSettings::default()).unwrap());
-        let entitlements = Entitlements::start(Arc::new(ledger.clone()), cache, Activity::unwatched(), limits);
+        let entitlements =
+            Entitlements::start(Arc::new(ledger.clone()), cache, Hub::new(0), Activity::unwatched(), limits);
         Self { ledger: ledger.clone(), entitlements }
     }
 

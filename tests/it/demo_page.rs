@@ -137,6 +137,8 @@ async fn pro_is_bought_delivered_again_and_kept_when_the_server_is_killed() {
     visit.browser.reads("connecting").await;
     visit.restart().await;
     visit.browser.holds("document.querySelector('[data-live]').innerText === 'live'").await;
+    visit.browser.holds("document.getElementById('problem').hidden").await;
+    visit.is("PRO").await;
     // That the server was gone for a moment is complained about, rightly.
     visit.browser.complaints().await;
     visit.go_home().await;

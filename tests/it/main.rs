@@ -32,6 +32,7 @@ mod pay_page;
 mod redis_contract;
 mod replicas;
 mod sandbox;
+mod stream;
 mod stripe_gateway;
 mod subscription;
 mod tidy;

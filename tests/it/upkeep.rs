@@ -11,6 +11,7 @@ use tollgate::{
     intake::Interpreter,
     ledger::Ledger,
     upkeep::{Rhythm, RunningUpkeep, Upkeep},
+    watch::Hub,
 };
 use uuid::Uuid;
 
@@ -39,7 +40,8 @@ struct Replica {
 impl Replica {
     fn start(ledger: Arc<dyn Ledger>, redis_url: &str, rhythm: Rhythm) -> Self {
         let cache = Cache::from(RedisCache::new(redis_url, RedisSettings::default()).unwrap());
-        let entitlements = Entitlements::start(Arc::clone(&ledger), cache.clone(), Activity::unwatched(), LIMITS);
+        let entitlements =
+            Entitlements::start(Arc::clone(&ledger), cache.clone(), Hub::new(0), Activity::unwatched(), LIMITS);
         let interpreter = Interpreter::new(built_in(), Some(false));
         let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();
         Self { entitlements, _upkeep: upkeep }

@@ -18,21 +18,29 @@ export class Problem extends Error {
   }
 }
 
-/** Asks, and gives the answer's JSON or throws a Problem. */
-async function ask(path, { method = "GET", headers = {}, body } = {}) {
+/** Asks, and gives the answer or throws a Problem. */
+async function send(path, { method = "GET", headers = {}, body, signal } = {}) {
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
   let response;
-  let answer;
+  let refusal;
   try {
-    response = await fetch(path, { method, headers: { ...json, ...headers }, body: body && JSON.stringify(body) });
-    answer = await response.json();
+    response = await fetch(path, { method, headers: { ...json, ...headers }, body: body && JSON.stringify(body), signal });
+    refusal = response.ok ? null : await response.json();
   } catch {
     throw new Problem("NO_ANSWER");
   }
-  if (!response.ok) {
-    throw new Problem(answer.code, answer.error, response.status);
+  if (refusal) {
+    throw new Problem(refusal.code, refusal.error, response.status);
   }
-  return answer;
+  return response;
+}
+
+/** The same, for the JSON of an answer. */
+async function ask(path, options) {
+  const response = await send(path, options);
+  return response.json().catch(() => {
+    throw new Problem("NO_ANSWER");
+  });
 }
 
 export const users = () => ask("/demo/users").then((answer) => answer.users);
@@ -62,8 +70,8 @@ export class Client {
     this.#token ??= await this.freshToken();
   }
 
-  async #asUser(path, { headers, ...options } = {}) {
-    const withToken = (token) => ask(path, { ...options, headers: { ...headers, Authorization: `Bearer ${token}` } });
+  async #asUser(path, { headers, how = ask, ...options } = {}) {
+    const withToken = (token) => how(path, { ...options, headers: { ...headers, Authorization: `Bearer ${token}` } });
     await this.signIn();
     try {
       return await withToken(this.#token);
@@ -77,6 +85,13 @@ export class Client {
 
   entitlements() {
     return this.#asUser("/api/entitlements");
+  }
+
+  /** A body of server-sent events, with no version but newer ones. `EventSource` cannot send a token. */
+  async entitlementEvents(version, signal) {
+    const headers = version === undefined ? {} : { "Last-Event-ID": version };
+    const response = await this.#asUser("/api/entitlements/stream", { how: send, headers, signal });
+    return response.body;
   }
 
   session(id) {

@@ -2,13 +2,15 @@
 
 import * as api from "./api.js";
 import { at, busy, button, element, isBusy, say } from "./dom.js";
+import { follow } from "./live.js";
 import { Strip } from "./strip.js";
 import { choose, chosen, keepPayPage, made, makeUp, showName } from "./user.js";
-import { day, price, terms } from "./words.js";
+import { clock, day, price, terms } from "./words.js";
 
 let user;
 let client;
 let level = null;
+let leave = () => {};
 let strip = null;
 
 /** Shows a problem until it is over; `null` takes it away. */
@@ -51,30 +53,26 @@ function become(someone) {
   if (strip) {
     strip.show(user.userId);
   } else {
-    strip = new Strip(user.userId, (step, old) => !old && step.step === "cacheWritten" && refresh());
+    strip = new Strip(user.userId, () => {});
   }
-  refresh();
+  watchEntitlement();
   showCommands();
 }
 
 // What may I do now
 
-async function refresh() {
-  const asked = client;
-  try {
-    await client.signIn();
-    const begun = performance.now();
-    const entitlement = await client.entitlements();
-    if (asked === client) {
-      showEntitlement(entitlement, performance.now() - begun);
+function watchEntitlement() {
+  leave();
+  leave = follow(client, {
+    onState: (entitlement) => {
+      showEntitlement(entitlement);
       show(at("problem"), null);
-    }
-  } catch (problem) {
-    show(at("problem"), problem);
-  }
+    },
+    onLost: (problem) => show(at("problem"), problem),
+  });
 }
 
-function showEntitlement({ entitlementLevel, expiresAt, features, version, source }, millis) {
+function showEntitlement({ entitlementLevel, expiresAt, features, version, source }) {
   const isFree = entitlementLevel === "FREE";
   if (level !== null && level !== entitlementLevel) {
     say(`${user.name} is ${entitlementLevel} now`);
@@ -86,7 +84,7 @@ function showEntitlement({ entitlementLevel, expiresAt, features, version, sourc
   at("level-words").textContent = expiresAt ? `until ${day(expiresAt)}` : "what everybody has, for ever";
   at("features").textContent = features.join(", ") || "none";
   at("version").textContent = version;
-  at("source").textContent = `the ${source}, in ${Math.max(1, Math.round(millis))} ms`;
+  at("source").textContent = `the ${source}, told at ${clock(Date.now())}`;
   markCurrent();
 }
 
@@ -144,7 +142,6 @@ async function buy(plan, order) {
 window.addEventListener("pageshow", ({ persisted }) => {
   if (persisted) {
     document.querySelectorAll(".plan button").forEach((order) => busy(order, false));
-    refresh();
   }
 });
 

@@ -2,11 +2,12 @@
 
 import * as api from "./api.js";
 import { at, say } from "./dom.js";
+import { follow } from "./live.js";
 import { Strip } from "./strip.js";
 import { chosen, payPage, showName } from "./user.js";
 import { day } from "./words.js";
 
-// Most steps come by the stream; asking is for when it is lost.
+// Most is told by streams; asking is for when they are lost.
 const ASK_EVERY = 2000;
 const LONG_AFTER = 15_000;
 
@@ -15,6 +16,8 @@ const user = chosen();
 const begun = Date.now();
 
 let client;
+// As it was told last; `null` while nobody tells.
+let told = null;
 let ranks;
 let isWithheld = false;
 let isOver = false;
@@ -47,7 +50,7 @@ function end(title, words) {
 
 /** One look at how the purchase stands. */
 async function look() {
-  const [session, entitlement] = await Promise.all([client.session(id), client.entitlements()]);
+  const [session, entitlement] = await Promise.all([client.session(id), told ?? client.entitlements()]);
   const { entitlementLevel: bought, state } = session;
   // A higher level than the one that was bought hides it, and is as good.
   const isSeen = ranks.get(entitlement.entitlementLevel) >= ranks.get(bought);
@@ -143,6 +146,13 @@ async function start() {
     return;
   }
   new Strip(user.userId, (_, isOld) => !isOld && refresh());
+  follow(client, {
+    onState: (entitlement) => {
+      told = entitlement;
+      refresh();
+    },
+    onLost: () => (told = null),
+  });
   setInterval(refresh, ASK_EVERY);
   refresh();
 }

@@ -118,6 +118,10 @@ impl Ledger for PostgresLedger {
         read::owner(&self.pool, subject).await
     }
 
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        read::versions(&self.pool, users).await
+    }
+
     async fn changed_between(
         &self,
         since: DateTime<Utc>,

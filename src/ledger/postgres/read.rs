@@ -51,6 +51,20 @@ pub(super) async fn owner(pool: &Pool, subject: &Subject) -> Result<Owner, Ledge
     Ok(owner_of(&rows, 1))
 }
 
+pub(super) async fn versions(pool: &Pool, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.uuid()).collect();
+    let rows: Vec<(Uuid, i64)> = pool
+        .run(async |connection| {
+            entitlement_state::table
+                .filter(entitlement_state::user_id.eq_any(&users))
+                .select((entitlement_state::user_id, entitlement_state::version))
+                .load(connection)
+                .await
+        })
+        .await?;
+    Ok(rows.into_iter().map(|(user, version)| (user.into(), u64::try_from(version).unwrap_or(0))).collect())
+}
+
 #[derive(diesel::Queryable, diesel::Selectable)]
 #[diesel(table_name = entitlement_state)]
 struct StateRow {

@@ -200,6 +200,10 @@ impl Ledger for SqliteLedger {
         read::owner(&self.shared.readers, subject).await
     }
 
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        read::versions(&self.shared.readers, users).await
+    }
+
     async fn changed_between(
         &self,
         since: DateTime<Utc>,

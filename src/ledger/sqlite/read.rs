@@ -34,6 +34,21 @@ pub(super) async fn owner(readers: &Arc<Pool>, subject: &Subject) -> Result<Owne
     Ok(owner_of(&readers.ask(read).await?, 1))
 }
 
+pub(super) async fn versions(readers: &Arc<Pool>, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    let users: Vec<String> = users.iter().map(ToString::to_string).collect();
+    let query = entitlement_state::table
+        .filter(entitlement_state::user_id.eq_any(users))
+        .select((entitlement_state::user_id, entitlement_state::version));
+    Ok(known(readers.ask(move |connection| query.load(connection)).await?))
+}
+
+/// Users with their versions.
+fn known(rows: Vec<(String, i64)>) -> Vec<(UserId, u64)> {
+    rows.into_iter()
+        .filter_map(|(user, version)| Some((UserId::parse(&user).ok()?, u64::try_from(version).unwrap_or(0))))
+        .collect()
+}
+
 #[derive(diesel::Queryable, diesel::Selectable)]
 #[diesel(table_name = entitlement_state)]
 struct StateRow {
@@ -75,11 +90,7 @@ pub(super) async fn lapsed(readers: &Arc<Pool>, limit: u32) -> Result<Vec<(UserI
         .order(entitlement_state::expires_at.asc())
         .limit(i64::from(limit))
         .select((entitlement_state::user_id, entitlement_state::version));
-    let rows: Vec<(String, i64)> = readers.ask(move |connection| query.load(connection)).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|(user, version)| Some((UserId::parse(&user).ok()?, u64::try_from(version).unwrap_or(0))))
-        .collect())
+    Ok(known(readers.ask(move |connection| query.load(connection)).await?))
 }
 
 pub(super) async fn levels_in_use(readers: &Arc<Pool>) -> Result<Vec<Level>, LedgerError> {

@@ -212,6 +212,11 @@ impl Ledger for ScriptedLedger {
         Ok(self.books().owners.pop_front().unwrap_or(Owner::Nobody))
     }
 
+    async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
+        let books = self.books();
+        Ok(users.iter().filter_map(|user| Some((*user, books.states.get(user)?.version))).collect())
+    }
+
     async fn changed_between(
         &self,
         _: DateTime<Utc>,

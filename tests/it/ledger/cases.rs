@@ -231,6 +231,11 @@ pub(super) async fn what_changed_is_listed_newest_first(on: &dyn TestLedger) {
     let page = ledger.changed_between(all[3].changed_at, all[1].changed_at, 2).await.unwrap();
     assert_eq!(page, all[1..3]);
     assert_eq!(ledger.levels_in_use().await.unwrap(), [Level::parse("PRO").unwrap()]);
+    commit_one(&mut *lane, purchase(users[1], "evt_5", "cs_5")).await;
+    let mut versions = ledger.versions(&[users[0], users[1], user()]).await.unwrap();
+    versions.sort_by_key(|(_, version)| *version);
+    assert_eq!(versions, [(users[0], 1), (users[1], 2)], "who has no state is left out");
+    assert_eq!(ledger.versions(&[]).await, Ok(vec![]));
 }
 
 /// A burst of copies in one batch: each took a transaction of its own, one inside the other, until the stack was full.

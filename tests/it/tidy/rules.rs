@@ -38,6 +38,7 @@ pub(super) const ROOMS: &[Room] = &[
             "actor",
             "operators",
             "reader",
+            "watch",
             "domain",
             "config",
             "metrics",
@@ -58,8 +59,13 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room("reader", &["domain", "ledger", "cache", "metrics"], "a read never touches an actor"),
     room(
+        "watch",
+        &["cache", "domain", "ledger", "metrics", "reader"],
+        "it passes on hints: what is shown is read like anything else, and whoever shows a state tells it",
+    ),
+    room(
         "actor",
-        &["activity", "domain", "ledger", "cache", "metrics", "recent"],
+        &["activity", "domain", "ledger", "cache", "metrics", "recent", "watch"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
     room(
