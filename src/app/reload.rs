@@ -52,10 +52,12 @@ impl Reloader {
         self.catalogue.replace(next);
         tracing::info!(levels = levels.len(), "catalogue replaced");
         // Only once it is in force: what is woken is read by it.
-        match self.ledger.wake_parked(ParkReason::UnknownLevel).await {
-            Ok(0) => {}
-            Ok(events) => tracing::info!(events, "woke events that waited for a level"),
-            Err(error) => tracing::warn!(%error, "events that wait for a level are tried again in their own time"),
+        for reason in [ParkReason::UnknownLevel, ParkReason::UnknownPrice] {
+            match self.ledger.wake_parked(reason).await {
+                Ok(0) => {}
+                Ok(events) => tracing::info!(events, %reason, "woke events that waited for the catalogue"),
+                Err(error) => tracing::warn!(%error, %reason, "parked events are tried again in their own time"),
+            }
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ pub(super) enum Full {
     User,
 }
 
-/// See the [module](self). Cheap to clone: the clones are one hub.
+/// Who watches whom, and the newest version told of each. Cheap to clone: the clones are one hub.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
