@@ -433,11 +433,12 @@ pub(super) async fn one_event_is_shown_with_what_is_kept_of_it(on: &dyn TestLedg
     let buyer = user();
     assert_eq!(ledger.event("evt_1").await.unwrap(), None);
     let note = parked("evt_1", ParkReason::UnknownLevel, Some(buyer));
+    let at = note.event().unwrap().created;
     commit_one(&mut *lane, note.clone()).await;
     let stored = ledger.event("evt_1").await.unwrap().unwrap();
     let InboxEvent { standing, reason, attempts, created, processed_at, .. } = &stored.event;
     assert_eq!((*standing, reason.as_deref(), *attempts), (Standing::Parked, Some("unknown_level"), 1));
-    assert_eq!((*created, processed_at.is_some()), (Some(event("evt_1").created), true));
+    assert_eq!((*created, processed_at.is_some()), (Some(at), true));
     assert_eq!(
         (stored.event.kind.as_str(), stored.event.object_id.as_deref()),
         ("checkout.session.completed", Some("cs_1"))
