@@ -17,8 +17,6 @@ pub(crate) mod postgres;
 mod programs;
 #[path = "../../tests/it/harness/redis.rs"]
 pub(crate) mod redis;
-#[path = "../../tests/it/harness/stripe/mod.rs"]
-pub(crate) mod stripe;
 #[path = "../../tests/it/harness/supervised.rs"]
 mod supervised;
 #[path = "../../tests/it/harness/wait.rs"]

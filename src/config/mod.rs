@@ -30,7 +30,7 @@ pub use checkout::CheckoutConfig;
 pub use command::{AdminConfig, MigrationConfig, SessionKeyConfig, WebhookSecretConfig};
 pub use keys::{KeysError, SandboxKeys};
 pub use ledger::{LedgerConfig, LedgerStore};
-pub(crate) use parse::duration;
+pub(crate) use parse::{duration, is_loopback};
 pub use reader::{ConfigError, ConfigErrors};
 pub use sandbox::{Choice, SandboxConfig};
 pub use server::{LogConfig, LogFormat, ServerConfig};

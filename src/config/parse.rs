@@ -43,7 +43,7 @@ pub(super) fn web_url(text: &str) -> Option<Url> {
 }
 
 /// Whether a URL leads to this machine only.
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -10,16 +10,20 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     http::{
         Method,
-        header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
-        },
+        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY},
     },
     middleware::Next,
 };
-use url::{Host, Url};
+use url::Url;
 
 use super::DemoError;
-use crate::{http::body, sandbox::is_of_a_proxy};
+use crate::{
+    http::{
+        body,
+        site::{host, is_asked_by, is_loopback},
+    },
+    sandbox::is_of_a_proxy,
+};
 
 /// Nothing but what this program serves, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -57,10 +61,7 @@ fn check(request: &HttpRequest) -> Result<(), DemoError> {
         return Err(DemoError::NotLocal);
     }
     if request.method() == Method::POST {
-        let is_own = |origin: &HeaderValue| {
-            origin.to_str().ok().and_then(|origin| Url::parse(origin).ok()).is_some_and(|url| url == site)
-        };
-        if !headers.get_all(ORIGIN).all(is_own) {
+        if !is_asked_by(headers, &[site]) {
             return Err(DemoError::OtherOrigin);
         }
         body::require_json(request)?;
@@ -70,20 +71,7 @@ fn check(request: &HttpRequest) -> Result<(), DemoError> {
 
 /// Where the browser believes to be, if that is this machine.
 fn site(headers: &HeaderMap) -> Option<Url> {
-    let mut hosts = headers.get_all(HOST);
-    let host = hosts.next()?.to_str().ok()?;
-    if hosts.next().is_some() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-".contains(&byte)) {
-        return None;
-    }
-    Url::parse(&format!("http://{host}")).ok().filter(is_local)
-}
-
-fn is_local(site: &Url) -> bool {
-    site.host().is_some_and(|host| match host {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.is_loopback(),
-    })
+    Url::parse(&format!("http://{}", host(headers)?)).ok().filter(is_loopback)
 }
 
 /// This site under the name that buyers are sent back to, where the browser has another name for it. What a page keeps in a browser
@@ -91,7 +79,7 @@ fn is_local(site: &Url) -> bool {
 pub(super) fn own_name(headers: &HeaderMap, app: &Url) -> Option<Url> {
     let mut site = site(headers)?;
     let is_same = app.scheme() == "http" && site.port_or_known_default() == app.port_or_known_default();
-    if !is_same || !is_local(app) || site.host() == app.host() {
+    if !is_same || !is_loopback(app) || site.host() == app.host() {
         return None;
     }
     site.set_host(app.host_str()).ok()?;

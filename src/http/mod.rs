@@ -15,6 +15,7 @@ mod openapi;
 mod plans;
 mod request_id;
 mod route;
+pub(crate) mod site;
 mod stream;
 mod time;
 mod unread;

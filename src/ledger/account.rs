@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{KeyClaim, LedgerError, SessionRecord};
+use super::{KeyClaim, LedgerError, ParkedEvent, SessionRecord};
 use crate::domain::{
     change::Account,
     entitlement::{Entitlement, fold},
@@ -13,6 +13,21 @@ use crate::domain::{
     plan::{Catalogue, Interval},
     subscription::Snapshots,
 };
+
+/// A parked event that has been taken for another try.
+#[derive(diesel::QueryableByName)]
+pub(super) struct ParkedRow {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    id: String,
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    payload: String,
+}
+
+impl ParkedRow {
+    pub(super) fn event(self) -> Option<ParkedEvent> {
+        Some(ParkedEvent { id: EventId::parse(&self.id).ok()?, payload: self.payload.into_bytes().into() })
+    }
+}
 
 /// One row per grant of a user, or one without: the user's place (from 1), the database's clock, whether `users` has the user;
 /// level, end and version of the state; the grant's source (kind and id), level, status, end, time of report, event, session,

@@ -1,21 +1,16 @@
 //! The sandbox's pay page in a real browser: what a buyer can do with it, and that its policy lets the page do it.
 
-use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread::JoinHandle,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use actix_web::{
     App, HttpResponse, HttpServer,
-    dev::ServerHandle,
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ContentType, LOCATION},
     web,
 };
 use chrono::Utc;
-use tokio::sync::oneshot;
 use tollgate::sandbox::pay_page::{
     self, CardOutcome, DeclineReason, FieldErrors, KeptFields, Method, PayState, PayView, asset, read, render,
 };
@@ -24,14 +19,14 @@ use crate::harness::{
     PATIENCE,
     browser::{Browser, Screen},
     eventually,
+    served::Served,
 };
 
 /// Serves the page in every state, and a shop on another port. Dropping it stops both.
 struct Stand {
     url: String,
     shared: Arc<Shared>,
-    server: ServerHandle,
-    thread: Option<JoinHandle<()>>,
+    _served: Served,
 }
 
 struct Shared {
@@ -43,33 +38,28 @@ impl Stand {
     async fn start() -> Self {
         let shared = Arc::new(Shared { posts: AtomicUsize::new(0), shop: OnceLock::new() });
         let data = web::Data::from(Arc::clone(&shared));
-        let (started, start) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
-                    App::new()
-                        .app_data(data.clone())
-                        .route("/c/assets/{path}", web::get().to(serve_asset))
-                        .route("/c/pay/{id}", web::get().to(show))
-                        .route("/c/pay/{id}", web::post().to(pay))
-                        .route("/shop", web::get().to(|| async { "Welcome back to the shop" }))
-                        .route("/favicon.ico", web::get().to(HttpResponse::NoContent))
-                })
-                .workers(1)
-                .disable_signals()
-                .bind(("127.0.0.1", 0))
-                .and_then(|server| server.bind(("127.0.0.1", 0)))
-                .expect("two free ports");
-                let addresses = server.addrs();
-                let server = server.run();
-                started.send((addresses, server.handle())).ok();
-                server.await.expect("the stand runs");
-            });
-        });
-        let (addresses, server) = start.await.expect("the stand starts");
+        let served = Served::start(move || {
+            let server = HttpServer::new(move || {
+                App::new()
+                    .app_data(data.clone())
+                    .route("/c/assets/{path}", web::get().to(serve_asset))
+                    .route("/c/pay/{id}", web::get().to(show))
+                    .route("/c/pay/{id}", web::post().to(pay))
+                    .route("/shop", web::get().to(|| async { "Welcome back to the shop" }))
+                    .route("/favicon.ico", web::get().to(HttpResponse::NoContent))
+            })
+            .workers(1)
+            .disable_signals()
+            .bind(("127.0.0.1", 0))
+            .and_then(|server| server.bind(("127.0.0.1", 0)))
+            .expect("two free ports");
+            (server.addrs(), server.run())
+        })
+        .await;
+        let addresses = &served.addresses;
         let [page, shop] = addresses[..] else { panic!("two addresses: {addresses:?}") };
         shared.shop.set(format!("http://{shop}/shop")).expect("set once");
-        Self { url: format!("http://{page}"), shared, server, thread: Some(thread) }
+        Self { url: format!("http://{page}"), shared, _served: served }
     }
 
     fn page(&self, id: &str) -> String {
@@ -78,16 +68,6 @@ impl Stand {
 
     fn posts(&self) -> usize {
         self.shared.posts.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Stand {
-    fn drop(&mut self) {
-        // The stop itself is sent at once; its future only tells when it is over.
-        drop(self.server.stop(false));
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
     }
 }
 

@@ -12,15 +12,15 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{CACHE_CONTROL, HOST, HeaderMap, HeaderValue, ORIGIN},
+        header::{CACHE_CONTROL, HeaderValue},
     },
     web::{self, Data, ServiceConfig},
 };
 use serde::Serialize;
-use url::{Host, Url};
+use url::Url;
 use utoipa::OpenApi;
 
-use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken, post, route::Route};
+use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken, post, route::Route, site};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -59,16 +59,13 @@ pub(super) async fn metrics(state: Data<Shared>, request: HttpRequest) -> Result
 /// 403 for a page, 401 without the token.
 fn admit(state: &Shared, request: &HttpRequest) -> Result<(), ApiError> {
     let headers = request.headers();
-    let host = host(headers).ok_or(NOT_LOCAL)?;
-    let own = ["http", "https"].map(|scheme| Url::parse(&format!("{scheme}://{host}")).ok());
-    if state.admin_token.is_none() && !own.iter().flatten().any(is_local) {
+    let host = site::host(headers).ok_or(NOT_LOCAL)?;
+    let own = ["http", "https"].map(|scheme| Url::parse(&format!("{scheme}://{host}")));
+    let own: Vec<Url> = own.into_iter().flatten().collect();
+    if state.admin_token.is_none() && !own.iter().any(site::is_loopback) {
         return Err(NOT_LOCAL);
     }
-    let is_own = |origin: &HeaderValue| {
-        let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
-        origin.is_some() && own.contains(&origin)
-    };
-    if !headers.get_all(ORIGIN).all(is_own) {
+    if !site::is_asked_by(headers, &own) {
         return Err(ApiError::NotFromThere("Pages of other sites may not ask this"));
     }
     caller::operator(state, request)
@@ -77,22 +74,6 @@ fn admit(state: &Shared, request: &HttpRequest) -> Result<(), ApiError> {
 const NOT_LOCAL: ApiError = ApiError::NotFromThere(
     "Without TOLLGATE_ADMIN_TOKEN this is answered as localhost or 127.0.0.1 only, on the machine itself",
 );
-
-/// The one name that the listener is asked by.
-fn host(headers: &HeaderMap) -> Option<&str> {
-    let mut hosts = headers.get_all(HOST);
-    let host = hosts.next()?.to_str().ok()?;
-    let is_good = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]-_".contains(&byte));
-    (hosts.next().is_none() && is_good).then_some(host)
-}
-
-fn is_local(site: &Url) -> bool {
-    site.host().is_some_and(|host| match host {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.is_loopback(),
-    })
-}
 
 /// An answer that no cache keeps: it tells of people and their purchases.
 fn private(body: &impl Serialize) -> HttpResponse {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
     ExpressionMethods, OptionalExtension, QueryDsl, QueryResult, SelectableHelper,
@@ -12,26 +11,21 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
-    super::{Epoch, Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord, account},
+    super::{
+        Epoch, Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord,
+        account::{self, ParkedRow},
+    },
     connection::{Pool, identify},
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
     event::ParkReason,
-    id::{EventId, SessionId, UserId},
+    id::{SessionId, UserId},
 };
 
 /// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
 /// value.
 const INSTANCE_KEPT: &str = "1 day";
-
-#[derive(diesel::QueryableByName)]
-struct ParkedRow {
-    #[diesel(sql_type = Text)]
-    id: String,
-    #[diesel(sql_type = Text)]
-    payload: String,
-}
 
 /// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users a second after they are
 /// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart.
@@ -48,12 +42,7 @@ pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEven
     )
     .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX));
     let rows: Vec<ParkedRow> = pool.run(async |connection| take.load(connection).await).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| {
-            Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
-        })
-        .collect())
+    Ok(rows.into_iter().filter_map(ParkedRow::event).collect())
 }
 
 pub(super) async fn wake_parked(pool: &Pool, reason: ParkReason) -> Result<usize, LedgerError> {

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use chrono::TimeDelta;
 use diesel::{
     ExpressionMethods, OptionalExtension, QueryDsl, QueryResult, RunQueryDsl, SelectableHelper,
@@ -12,26 +11,21 @@ use diesel::{
 use uuid::Uuid;
 
 use super::{
-    super::{Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord, account},
+    super::{
+        Instance, KeyClaim, LedgerError, ParkedEvent, SessionRecord,
+        account::{self, ParkedRow},
+    },
     connection::{Pool, micros, moment, now},
     schema::{checkout_keys, checkout_sessions, instances},
 };
 use crate::domain::{
     event::ParkReason,
-    id::{EventId, SessionId, UserId},
+    id::{SessionId, UserId},
 };
 
 /// A process that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
 /// value.
 const INSTANCE_KEPT: TimeDelta = TimeDelta::days(1);
-
-#[derive(diesel::QueryableByName)]
-struct ParkedRow {
-    #[diesel(sql_type = Text)]
-    id: String,
-    #[diesel(sql_type = Text)]
-    payload: String,
-}
 
 /// Takes events that are due, counting the try: 30 s after the last one, then a minute, two, …; at most an hour apart.
 pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
@@ -45,12 +39,7 @@ pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<Par
     .bind::<BigInt, _>(micros(now()))
     .bind::<BigInt, _>(i64::from(limit));
     let rows: Vec<ParkedRow> = writer.ask(move |connection| take.load(connection)).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| {
-            Some(ParkedEvent { id: EventId::parse(&row.id).ok()?, payload: Bytes::from(row.payload.into_bytes()) })
-        })
-        .collect())
+    Ok(rows.into_iter().filter_map(ParkedRow::event).collect())
 }
 
 pub(super) async fn wake_parked(writer: &Arc<Pool>, reason: ParkReason) -> Result<usize, LedgerError> {

@@ -8,6 +8,7 @@ mod postgres;
 mod programs;
 mod redis;
 pub(crate) mod scripted;
+pub(crate) mod served;
 pub(crate) mod server;
 pub(crate) mod shop;
 pub(crate) mod stripe;

@@ -3,22 +3,19 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
-    thread::JoinHandle,
 };
 
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
-    dev::ServerHandle,
     http::StatusCode,
     web::{self, Bytes, Data},
 };
 use secrecy::SecretString;
 use serde_json::Value;
-use tokio::sync::oneshot;
 use tollgate::intake::signature::{Tolerance, WebhookSecrets, verify};
 
 use super::PATIENCE;
-use crate::harness::{eventually, server::unix_now};
+use crate::harness::{eventually, served::Served, server::unix_now};
 
 /// A delivery as it came.
 #[derive(Debug, Clone)]
@@ -66,31 +63,23 @@ struct Book {
 pub(super) struct Receiver {
     pub(super) url: String,
     book: Arc<Mutex<Book>>,
-    server: ServerHandle,
-    thread: Option<JoinHandle<()>>,
+    _served: Served,
 }
 
 impl Receiver {
     pub(super) async fn start() -> Self {
         let book = Arc::new(Mutex::new(Book::default()));
         let shared = Data::from(Arc::clone(&book));
-        let (started, start) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let server =
-                    HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(receive)))
-                        .workers(1)
-                        .disable_signals()
-                        .bind(("127.0.0.1", 0))
-                        .expect("a free port");
-                let address = server.addrs()[0];
-                let server = server.run();
-                started.send((address, server.handle())).ok();
-                server.await.expect("the receiver runs");
-            });
-        });
-        let (address, server) = start.await.expect("the receiver starts");
-        Self { url: format!("http://{address}/hook"), book, server, thread: Some(thread) }
+        let served = Served::start(move || {
+            let server = HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(receive)))
+                .workers(1)
+                .disable_signals()
+                .bind(("127.0.0.1", 0))
+                .expect("a free port");
+            (server.addrs(), server.run())
+        })
+        .await;
+        Self { url: format!("http://{}/hook", served.addresses[0]), book, _served: served }
     }
 
     pub(super) fn reply(&self, replies: &[Reply]) {
@@ -105,15 +94,6 @@ impl Receiver {
     pub(super) async fn after(&self, count: usize) -> Vec<Got> {
         eventually(PATIENCE, "deliveries have come", || async { self.got().len() >= count }).await;
         self.got()
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        drop(self.server.stop(false));
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
     }
 }
 

@@ -10,18 +10,16 @@ pub(crate) mod schema;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
-use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, LOCATION};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::Value;
-use tokio::sync::oneshot;
 use tollgate::sandbox::form;
 
 use self::answers::Answer;
 use self::idempotency::{Lookup, Stored};
+use super::served::Served;
 
 /// One request as the stand-in received it.
 #[derive(Debug, Clone)]
@@ -62,35 +60,27 @@ struct State {
 pub(crate) struct StandInStripe {
     url: String,
     state: Arc<Mutex<State>>,
-    server: ServerHandle,
-    thread: Option<JoinHandle<()>>,
+    _served: Served,
 }
 
 impl StandInStripe {
-    /// Starts on a free port of 127.0.0.1, in a thread with a runtime of its own, so that it outlives and outpaces
-    /// whatever the test does to its own runtime.
+    /// Starts on a free port of 127.0.0.1.
     pub(crate) async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = web::Data::from(Arc::clone(&state));
-        let (started, start) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let server =
-                    HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(serve)))
-                        .workers(1)
-                        .disable_signals()
-                        .bind(("127.0.0.1", 0))
-                        .expect("a free port");
-                let address = server.addrs()[0];
-                let server = server.run();
-                started.send((address, server.handle())).ok();
-                server.await.expect("the stand-in for Stripe runs");
-            });
-        });
-        let (address, server) = start.await.expect("the stand-in for Stripe starts");
+        let served = Served::start(move || {
+            let server = HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(serve)))
+                .workers(1)
+                .disable_signals()
+                .bind(("127.0.0.1", 0))
+                .expect("a free port");
+            (server.addrs(), server.run())
+        })
+        .await;
+        let address = served.addresses[0];
         let url = format!("http://{address}");
         state.lock().unwrap().url.clone_from(&url);
-        Self { url, state, server, thread: Some(thread) }
+        Self { url, state, _served: served }
     }
 
     /// The API base, without `/v1`.
@@ -133,16 +123,6 @@ impl StandInStripe {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
-    }
-}
-
-impl Drop for StandInStripe {
-    fn drop(&mut self) {
-        // The command is sent at once; only its confirmation would have to be awaited, and the thread's end is that.
-        drop(self.server.stop(false));
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
     }
 }
 
