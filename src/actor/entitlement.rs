@@ -9,7 +9,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Supervised, WrapFuture};
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures::FutureExt;
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     activity::{Activity, Step},
     cache::{Budget, Cache, Publication},
+    clock,
     domain::{
         change::{Cause, Change},
         entitlement::Entitlement,
@@ -98,7 +99,7 @@ impl Tools {
             if self.done.contains(&event.id, &epoch) {
                 return Ok(Outcome::Duplicate);
             }
-            if Utc::now() - event.created > FIRST_DELIVERY_WITHIN
+            if clock::now() - event.created > FIRST_DELIVERY_WITHIN
                 && self.cache.is_marked(&event.id, epoch.as_str(), &mut budget).await.unwrap_or(false)
             {
                 self.done.insert(event.id.clone(), &epoch);
@@ -141,7 +142,7 @@ impl Tools {
         budget: &mut Budget,
     ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
-        let published = self.cache.publish(publication, Utc::now(), budget).await;
+        let published = self.cache.publish(publication, clock::now(), budget).await;
         self.hub.tell(user, epoch, entitlement.version);
         match published {
             Ok(_) => {

@@ -23,6 +23,7 @@ use self::{
     limit::UserLimit,
 };
 use crate::{
+    clock,
     config::CheckoutConfig,
     domain::{
         grant::{Grant, GrantStatus, SourceKind},
@@ -165,7 +166,7 @@ impl Billing {
         let session = self.0.ledger.session(user, &id).await?.ok_or(CheckoutError::NotFound)?;
         let grants = self.0.ledger.grants(user).await?;
         let bought = grants.iter().filter(|grant| grant.session.as_ref() == Some(&id)).max_by_key(|grant| grant.status);
-        let state = state(&session, bought, Utc::now());
+        let state = state(&session, bought, clock::now());
         Ok(SessionView {
             granted: state == SessionState::Complete,
             state,
@@ -186,7 +187,7 @@ impl Shop {
     ) -> Result<StartedCheckout, CheckoutError> {
         let gateway = self.gateway.as_ref().ok_or(CheckoutError::NotConfigured)?;
         let grants = self.ledger.grants(user).await?;
-        if is_entitled(&grants, plan, Utc::now()) {
+        if is_entitled(&grants, plan, clock::now()) {
             return Err(CheckoutError::AlreadyEntitled);
         }
         let wish = wish(plan, price);
