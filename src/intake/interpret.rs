@@ -290,4 +290,6 @@ fn source(mode: Mode, status: GrantStatus, session: &Session<'_>, id: &SessionId
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod permutation_tests;
+#[cfg(test)]
 mod tests;

@@ -108,4 +108,4 @@ fn sold<'a, 'b>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

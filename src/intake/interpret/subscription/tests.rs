@@ -13,9 +13,9 @@ use crate::domain::{
     plan::{Catalogue, Charge, Interval, tests::catalogue},
 };
 
-const USER: &str = "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71";
-const SUBSCRIPTION: &str = "sub_1STc6rB7WZ01zgkWNy0Cn5nw";
-const PRICE: &str = "price_1STafmB7WZ01zgkW6dKueIc5";
+pub(in crate::intake::interpret) const USER: &str = "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71";
+pub(in crate::intake::interpret) const SUBSCRIPTION: &str = "sub_1STc6rB7WZ01zgkWNy0Cn5nw";
+pub(in crate::intake::interpret) const PRICE: &str = "price_1STafmB7WZ01zgkW6dKueIc5";
 /// The first period of the samples' story, and the one after it.
 const PERIODS: [i64; 3] = [1_794_700_830, 1_797_292_830, 1_799_884_830];
 const TRIAL_END: i64 = 1_795_305_630;
@@ -30,7 +30,7 @@ macro_rules! samples {
     };
 }
 
-const SAMPLES: &[(&str, &str, &str)] = samples![
+pub(in crate::intake::interpret) const SAMPLES: &[(&str, &str, &str)] = samples![
     "created",
     "created.incomplete",
     "deleted",
@@ -42,7 +42,7 @@ const SAMPLES: &[(&str, &str, &str)] = samples![
     "updated.renewed",
 ];
 
-fn sample(name: &str, version: &str) -> Value {
+pub(in crate::intake::interpret) fn sample(name: &str, version: &str) -> Value {
     let found = SAMPLES.iter().find(|(known, shape, _)| (*known, *shape) == (name, version)).unwrap();
     serde_json::from_str(found.2).unwrap()
 }
@@ -55,7 +55,7 @@ fn selling(price: Charge) -> Catalogue {
     Catalogue::new(plans).unwrap()
 }
 
-fn by_id() -> Catalogue {
+pub(in crate::intake::interpret) fn by_id() -> Catalogue {
     selling(Charge::Id(PRICE.into()))
 }
 
@@ -67,7 +67,7 @@ fn read(event: &Value) -> Meaning {
     read_with(by_id(), event)
 }
 
-fn set(event: &mut Value, pointer: &str, value: Value) {
+pub(in crate::intake::interpret) fn set(event: &mut Value, pointer: &str, value: Value) {
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     match event.pointer_mut(parent).unwrap() {
         Value::Array(list) => list[name.parse::<usize>().unwrap()] = value,
