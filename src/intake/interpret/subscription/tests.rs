@@ -222,6 +222,26 @@ fn the_period_is_that_of_the_item_that_gives_the_level() {
 }
 
 #[test]
+fn a_subscription_that_had_ended_went_on_since_its_items_could_not_be_read() {
+    for items in [json!([]), json!({"data": [1]}), json!({"data": [{"price": "price_1"}]}), json!("soon")] {
+        for (status, expected) in [("canceled", "revoked"), ("unpaid", "suspended"), ("active", "incomplete_object")] {
+            let event = with(&[("/data/object/status", json!(status)), ("/data/object/items", items.clone())]);
+            assert_eq!(word(&read(&event)), expected, "{items}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_is_no_time_was_taken_for_no_end() {
+    for field in ["cancel_at", "trial_end", "items/data/0/current_period_end"] {
+        for seconds in [-1, i64::MAX] {
+            let event = with(&[(format!("/data/object/{field}").as_str(), json!(seconds))]);
+            assert_eq!(word(&read(&event)), "incomplete_object", "{field} {seconds}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_parked() {
     for (changes, expected) in [
         (vec![("/data/object/id", json!("in_1"))], "incomplete_object"),
