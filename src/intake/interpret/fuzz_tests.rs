@@ -4,6 +4,8 @@
 
 mod damage;
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use self::damage::{any_damage, any_event, pointers, write};
 use super::{
     Interpreter, Meaning, PayloadError,
-    subscription::tests::{PRICE, by_id},
+    subscription::tests::{PRICE, by_id, sample, set},
     tests::signed,
 };
 use crate::{
@@ -40,8 +42,15 @@ fn catalogue(by_amount: bool) -> Catalogue {
     Catalogue::new(plans).unwrap()
 }
 
+fn interpreter(by_amount: bool) -> &'static Interpreter {
+    static INTERPRETERS: LazyLock<[Interpreter; 2]> =
+        LazyLock::new(|| [false, true].map(|by_amount| Interpreter::new(catalogue(by_amount), Some(false))));
+    &INTERPRETERS[usize::from(by_amount)]
+}
+
+/// Without a signature, which costs more than everything else.
 fn read(body: &[u8], by_amount: bool) -> Result<Meaning, PayloadError> {
-    Interpreter::new(catalogue(by_amount), Some(false)).read(&signed(body))
+    interpreter(by_amount).read_again(&Bytes::copy_from_slice(body))
 }
 
 /// Without what tells bytes apart that mean the same, and without the cause.
@@ -161,11 +170,13 @@ proptest! {
         let body = damage.apply(event);
         let first = read(&body, by_amount);
         prop_assert_eq!(&first, &read(&body, by_amount), "read twice");
-        let Ok(meaning) = first else { return Ok(()) };
-        let again = Interpreter::new(catalogue(by_amount), Some(false)).read_again(&Bytes::copy_from_slice(&body));
-        if again.is_ok() {
-            prop_assert_eq!(essence(meaning.clone()), essence(again.unwrap()), "tried again");
-        }
+        let delivered = interpreter(by_amount).read(&signed(&body));
+        let Ok(meaning) = first else {
+            // A thin event may owe its time to the signature.
+            prop_assert!(delivered.is_err() || body.windows(4).any(|word| word == b"\"v2."));
+            return Ok(());
+        };
+        prop_assert_eq!(essence(meaning.clone()), essence(delivered.unwrap()), "tried again");
         let record = meaning.event().unwrap();
         let texts = [Some(&record.kind), record.object_id.as_ref(), record.api_version.as_ref()];
         prop_assert!(texts.into_iter().flatten().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic())));
@@ -215,20 +226,18 @@ proptest! {
     #[test]
     fn what_only_takes_away_needs_no_items(
         damage in any_damage(),
+        shape in prop::sample::select(vec!["acacia", "endive"]),
         status in prop::sample::select(vec!["canceled", "incomplete_expired", "unpaid", "paused"]),
         items in damage::any_value(),
     ) {
-        let damage = damage.of_fields();
-        for shape in ["acacia", "endive"] {
-            let mut event = super::subscription::tests::sample("deleted", shape);
-            let damaged: Value = serde_json::from_slice(&damage.apply(event.clone())).unwrap();
-            let items = damaged.pointer("/data/object/items").unwrap_or(&items).clone();
-            for (field, value) in [("status", json!(status)), ("items", items)] {
-                super::subscription::tests::set(&mut event, &format!("/data/object/{field}"), value);
-            }
-            let meaning = read(&write(&event, false), false).unwrap();
-            let Meaning::Change(Change { effect: Effect::Purchase(grant), .. }) = meaning else { panic!("{meaning:?}") };
-            prop_assert!(grant.status != GrantStatus::Active);
+        let mut event = sample("deleted", shape);
+        let damaged: Value = serde_json::from_slice(&damage.of_fields().apply(event.clone())).unwrap();
+        let items = damaged.pointer("/data/object/items").unwrap_or(&items).clone();
+        for (field, value) in [("status", json!(status)), ("items", items)] {
+            set(&mut event, &format!("/data/object/{field}"), value);
         }
+        let meaning = read(&write(&event, false), false).unwrap();
+        let Meaning::Change(Change { effect: Effect::Purchase(grant), .. }) = meaning else { panic!("{meaning:?}") };
+        prop_assert!(grant.status != GrantStatus::Active);
     }
 }
