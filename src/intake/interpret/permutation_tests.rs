@@ -1,15 +1,15 @@
 //! All orders of what can happen, with each event delivered once or twice, from signed bytes to what a user may do: one end for all orders of a
 //! script, and the one that a model gives which is written from the contract, knows the history and shares no code with the service.
 //!
-//! A further kind of event needs an entry in `scripts.rs`, what it comes to in `model.rs`, and nothing here.
+//! A further kind of event needs an entry in `scripts_tests.rs`, what it comes to in `model_tests.rs`, and nothing here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
-mod model;
-mod scripts;
+mod model_tests;
+mod scripts_tests;
 
 use std::collections::BTreeMap;
 
-use self::scripts::{NEVER_SEEN, ROBIN, SASHA, Script, scripts};
+use self::scripts_tests::{NEVER_SEEN, ROBIN, SASHA, Script, scripts};
 use super::{
     Interpreter, Meaning,
     subscription::tests::by_id,
@@ -138,7 +138,7 @@ fn run(script: &Script) -> usize {
             let of_user = grants.get(&UserId::parse(user).unwrap()).map_or(&[][..], Vec::as_slice);
             let (level, expires_at) = fold(of_user, &catalogue, at(*now));
             let found = (level.to_string(), expires_at.map(|end| end.timestamp()));
-            assert_eq!(found, model::state(&script.events, user, *now), "{}: {user} at {now}", script.name);
+            assert_eq!(found, model_tests::state(&script.events, user, *now), "{}: {user} at {now}", script.name);
         }
     }
     orders
@@ -166,7 +166,7 @@ fn every_level_is_given_and_taken_away() {
     let scripts = scripts();
     let states = |user: &str| -> Vec<String> {
         let of_script = |script: &Script| {
-            script.moments.iter().map(|now| model::state(&script.events, user, *now).0).collect::<Vec<_>>()
+            script.moments.iter().map(|now| model_tests::state(&script.events, user, *now).0).collect::<Vec<_>>()
         };
         scripts.iter().flat_map(of_script).collect()
     };
