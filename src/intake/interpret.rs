@@ -288,6 +288,10 @@ fn source(mode: Mode, status: GrantStatus, session: &Session<'_>, id: &SessionId
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod permutation_tests;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use super::{
 use crate::domain::{
     change::{Account, Change, Decision, Effect},
     event::{EventRecord, Outcome, ParkReason},
+    grant::GrantStatus,
     plan::Catalogue,
 };
 
@@ -181,6 +182,9 @@ fn apply(change: &Change, account: &mut Loaded, catalogue: &Catalogue, owns_user
     if !account.exists && !owns_users {
         return Ok(Outcome::Parked(ParkReason::UnknownUser));
     }
+    if gives_what_is_not_sold(&change.effect, catalogue) {
+        return Ok(Outcome::Parked(ParkReason::UnknownLevel));
+    }
     let now = account.now;
     let decision =
         catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, catalogue, now))).map_err(|_| ())?;
@@ -197,6 +201,12 @@ fn apply(change: &Change, account: &mut Loaded, catalogue: &Catalogue, owns_user
         }
         Decision::Superseded => Ok(Outcome::Superseded),
     }
+}
+
+/// Whether the level has left the catalogue since the event was read: what is kept of it would be served as `FREE`.
+fn gives_what_is_not_sold(effect: &Effect, catalogue: &Catalogue) -> bool {
+    matches!(effect, Effect::Purchase(grant)
+        if grant.status == GrantStatus::Active && !grant.level.is_free() && catalogue.plan(&grant.level).is_none())
 }
 
 /// Says where the events of a subscription's second do not tell which was the last: the richer state is kept, until a newer one comes.

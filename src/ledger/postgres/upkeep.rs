@@ -28,14 +28,17 @@ use crate::domain::{
 const INSTANCE_KEPT: &str = "1 day";
 
 /// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users a second after they are
-/// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart.
+/// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart. What waits for the owner of its
+/// subscription is due once that has been bought since the last try, give or take what a transaction may last.
 pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
     let take = diesel::sql_query(
         "UPDATE stripe_events AS e SET attempts = e.attempts + 1, processed_at = now() \
          FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
-                 p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
+                 (p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
                    CASE p.reason WHEN 'unknown_user' THEN interval '1 second' ELSE interval '30 seconds' END, \
-                   interval '1 hour') AND \
+                   interval '1 hour') OR p.reason = 'unknown_owner' AND EXISTS (\
+                   SELECT 1 FROM user_entitlements AS g WHERE g.source_kind = 'subscription' AND g.source_id = p.object_id AND \
+                     g.created_at > p.processed_at - interval '10 seconds')) AND \
                  (p.reason IS DISTINCT FROM 'unknown_user' OR EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id)) \
                ORDER BY p.processed_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due \
          WHERE e.id = due.id RETURNING e.id, e.payload",

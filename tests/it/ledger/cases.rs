@@ -13,7 +13,7 @@ use tollgate::{
         id::{SessionId, UserId},
         level::Level,
     },
-    ledger::{Entry, InboxEvent, InboxFilter, InboxPlace, Note, SessionRecord, Standing, Verdict},
+    ledger::{Entry, InboxEvent, InboxFilter, InboxPlace, Note, SessionRecord, Standing, StoredEvent, Verdict},
 };
 use uuid::Uuid;
 
@@ -21,8 +21,8 @@ pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
     a_subscriptions_own_events_replace_what_its_checkout_said, an_end_that_is_known_before_all_else_stays_the_end,
-    an_owner_is_found_by_what_was_bought, nothing_is_written_for_an_owner_who_has_changed,
-    of_one_second_the_later_state_holds_in_any_order,
+    an_end_waited_for_an_hour_after_its_subscription_was_bought, an_owner_is_found_by_what_was_bought,
+    nothing_is_written_for_an_owner_who_has_changed, of_one_second_the_later_state_holds_in_any_order,
 };
 use super::{commit, commit_one, event, purchase, purchase_of, seconds, user};
 use crate::harness::{eventually, ledger::TestLedger};
@@ -335,6 +335,23 @@ pub(super) async fn what_cannot_be_applied_is_tried_more_and_more_rarely(on: &dy
         on.last_tried("evt_1", Duration::from_secs(3601)).await;
         assert_eq!(ledger.parked_due(10).await.unwrap().len(), 1, "an hour apart in the end");
     }
+}
+
+/// The catalogue may be another one by the time an event is written.
+pub(super) async fn what_was_bought_while_its_level_left_the_catalogue_was_served_as_free(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    let (Entry::Change(mut change), buyer) = (purchase(user(), "evt_1", "cs_1"), user()) else { unreachable!() };
+    change.user = buyer;
+    let Effect::Purchase(grant) = &mut change.effect else { unreachable!() };
+    grant.level = Level::parse("GOLD").unwrap();
+    let batch = vec![purchase(buyer, "evt_2", "cs_2"), Entry::Change(change)];
+    let results = commit(&mut *lane, batch).await;
+    assert_eq!(results[1].as_ref().unwrap().outcome, Outcome::Parked(ParkReason::UnknownLevel));
+    assert_eq!(results[0].as_ref().unwrap().outcome, Outcome::Applied);
+    assert_eq!(ledger.grants(buyer).await.unwrap().len(), 1);
+    let StoredEvent { event, payload } = ledger.event("evt_1").await.unwrap().unwrap();
+    assert_eq!((event.reason.as_deref(), payload.is_some()), (Some("unknown_level"), true), "it is tried again");
 }
 
 pub(super) async fn a_pending_purchase_is_no_level_until_it_is_paid(on: &dyn TestLedger) {
