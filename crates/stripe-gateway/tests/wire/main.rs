@@ -16,6 +16,7 @@ const KEY: &str = "sk_test_do_not_print";
 fn session() -> NewCheckoutSession {
     NewCheckoutSession {
         user_id: "u1".into(),
+        customer: None,
         level: "PRO".into(),
         mode: Mode::Subscription,
         price: Price::Id("price_1".into()),
