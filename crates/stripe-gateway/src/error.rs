@@ -59,6 +59,12 @@ impl GatewayError {
         matches!(self, Self::Refused { code: Some(code), .. } if code == "resource_missing")
     }
 
+    /// Whether another request with the same key was still under way.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Unavailable { cause: Unavailability::Status { status: 409, .. }, .. })
+    }
+
     /// Whether the key was used before with other parameters.
     #[must_use]
     pub fn is_other_request(&self) -> bool {
