@@ -1,7 +1,7 @@
-//! Idempotency keys: the caller's, the one that stands for a wish, and the one Stripe gets.
+//! Idempotency keys: the caller's, the one that stands for an offer, and the one Stripe gets.
 //!
 //! Stripe's keys are one namespace for the whole account, so a caller's key never goes there: what goes is a digest over the
-//! user, the wish and the attempt. It is the same for whoever of the user's asks for the same, at any replica, and so Stripe itself sees
+//! user, the offer and the attempt. It is the same for whoever of the user's asks for the same, at any replica, and so Stripe itself sees
 //! to it that two clicks at once open one session.
 
 use sha2::{Digest, Sha256};
@@ -18,8 +18,8 @@ const KEY_LEN_MAX: usize = 255;
 /// Tells these digests from any other use of SHA-256.
 const DOMAIN: &[u8] = b"tollgate checkout session v2";
 
-/// Begins what stands for a wish; no caller's key holds it, since it is not printable.
-const WISH: &[u8] = b"\0wish ";
+/// Begins what stands for an offer; no caller's key holds it, since it is not printable.
+const OFFER: &[u8] = b"\0offer ";
 
 /// A key as the ledger keeps it, its SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +35,9 @@ impl KeyHash {
         Ok(Self(Sha256::digest(text).into()))
     }
 
-    /// Of everybody who has the wish.
-    pub(super) fn of_wish(wish: &str) -> Self {
-        Self(Sha256::new_with_prefix(WISH).chain_update(wish).finalize().into())
+    /// Of whoever is made the offer.
+    pub(super) fn of_offer(offer: &str) -> Self {
+        Self(Sha256::new_with_prefix(OFFER).chain_update(offer).finalize().into())
     }
 
     pub(super) const fn bytes(&self) -> [u8; 32] {
@@ -54,11 +54,11 @@ pub(super) fn wish(plan: &Plan, price: &Price) -> String {
     }
 }
 
-/// The key for Stripe. Attempts of one wish follow each other: another one begins when the session of the one before is over.
-pub(super) fn stripe_key(user: UserId, wish: &str, attempt: u32) -> String {
-    // Every field but the wish has a fixed length, and the wish comes last: no two lists of fields give the same bytes.
+/// The key for Stripe. Attempts of one offer follow each other: another one begins when the session of the one before is over.
+pub(super) fn stripe_key(user: UserId, offer: &str, attempt: u32) -> String {
+    // Every field but the offer has a fixed length, and the offer comes last: no two lists of fields give the same bytes.
     let digest = Sha256::new_with_prefix(DOMAIN).chain_update(user.uuid().as_bytes());
-    let digest = digest.chain_update(attempt.to_be_bytes()).chain_update(wish);
+    let digest = digest.chain_update(attempt.to_be_bytes()).chain_update(offer);
     format!("tollgate-{}", hex::encode(digest.finalize()))
 }
 
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn no_callers_key_stands_for_a_wish() {
-        assert_ne!(KeyHash::of_wish("PRO"), KeyHash::of_wish("PRO year"));
-        assert_eq!(KeyHash::of_caller("\0wish PRO"), Err(CheckoutError::InvalidKey));
+    fn no_callers_key_stands_for_an_offer() {
+        assert_ne!(KeyHash::of_offer("PRO"), KeyHash::of_offer("PRO year"));
+        assert_eq!(KeyHash::of_caller("\0offer PRO"), Err(CheckoutError::InvalidKey));
     }
 }

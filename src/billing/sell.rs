@@ -1,6 +1,6 @@
 //! One sale: the session that is open for the same wish, or a new one.
 //!
-//! Attempts of a wish are counted in the ledger, and the key that Stripe gets is made of the attempt: it belongs to everybody who wants
+//! Attempts of an offer (a wish, with a trial or without) are counted in the ledger, and the key that Stripe gets is made of the attempt: it belongs to everybody who wants
 //! the same for the same user. Nothing is locked or claimed for a while. Two clicks at once use one key, and Stripe answers both with
 //! one session; who dies on the way leaves nothing behind but a key under which the next click gets what he had opened.
 
@@ -29,7 +29,7 @@ const TIME_TO_PAY: TimeDelta = TimeDelta::minutes(10);
 /// How often Stripe is asked for one sale where its answer says that another question may have another answer.
 const TRIES: u32 = 4;
 
-/// Where the attempts of a wish stand.
+/// Where the attempts of an offer stand.
 struct Turn {
     attempt: u32,
     /// The session that the attempt opened, if that is known.
@@ -50,21 +50,23 @@ impl Shop {
             return Err(refusal);
         }
         let wish = wish(plan, price);
-        let mut turn = self.turn(user, &wish, &grants).await?;
+        // Who has had the level gets no trial, and not the page that was opened with one either.
+        let trial_days = plan.checkout.trial_days.filter(|_| grants.iter().all(|grant| grant.level != plan.level));
+        let offer = if trial_days.is_some() { format!("{wish} trial") } else { wish.clone() };
+        let mut turn = self.turn(user, &offer, &grants).await?;
         if let Some(key) = caller_key
-            && let Some(started) = self.started_with(user, &wish, key, turn.attempt).await?
+            && let Some(started) = self.started_with(user, &wish, &offer, key, turn.attempt).await?
         {
             return Ok(started);
         }
         let mut customer = if turn.open.is_none() { self.ledger.customer(user).await? } else { None };
-        let is_new = grants.iter().all(|grant| grant.level != plan.level);
         for _ in 0..TRIES {
             let Turn { attempt, open } = turn;
             if let Some(started) = open {
                 return Ok(started);
             }
-            let key = stripe_key(user, &wish, attempt);
-            let order = self.order(user, customer.as_ref(), plan, price, is_new);
+            let key = stripe_key(user, &offer, attempt);
+            let order = self.order(user, customer.as_ref(), plan, price, trial_days);
             let permit = self.may_call()?;
             let answer = gateway.create_checkout_session(order, &key).await;
             drop(permit);
@@ -74,13 +76,13 @@ impl Shop {
                     self.record(user, plan, price, &started, key).await?;
                 }
                 Ok(None) => {
-                    self.give_up(user, &wish, attempt).await;
+                    self.give_up(user, &offer, attempt).await;
                     return Err(CheckoutError::Stripe);
                 }
                 Err(error) => {
                     tracing::warn!(user.id = %user, error = %error, "no checkout session from Stripe");
                     if error.needs_new_key() {
-                        self.give_up(user, &wish, attempt).await;
+                        self.give_up(user, &offer, attempt).await;
                     }
                     // The customer was deleted, the order has changed since the key was used, or it is in use this moment.
                     let is_deleted = error.is_missing() && customer.take().is_some();
@@ -89,17 +91,17 @@ impl Shop {
                     }
                 }
             }
-            turn = self.turn(user, &wish, &grants).await?;
+            turn = self.turn(user, &offer, &grants).await?;
         }
         turn.open.ok_or(CheckoutError::Stripe)
     }
 
     /// The newest attempt, past those whose sessions are over.
-    async fn turn(&self, user: UserId, wish: &str, grants: &[Grant]) -> Result<Turn, CheckoutError> {
-        let slot = KeyHash::of_wish(wish).bytes();
+    async fn turn(&self, user: UserId, offer: &str, grants: &[Grant]) -> Result<Turn, CheckoutError> {
+        let slot = KeyHash::of_offer(offer).bytes();
         loop {
-            let attempt = self.ledger.claim_key(user, slot, wish, 1).await?.attempt;
-            let session = self.ledger.session_opened_by(user, &stripe_key(user, wish, attempt)).await?;
+            let attempt = self.ledger.claim_key(user, slot, offer, 1).await?.attempt;
+            let session = self.ledger.session_opened_by(user, &stripe_key(user, offer, attempt)).await?;
             let Some(session) = session else { return Ok(Turn { attempt, open: None }) };
             let is_used = grants.iter().any(|grant| grant.session.as_ref() == Some(&session.id));
             if !is_used && let open @ Some(_) = started(session, Utc::now() + TIME_TO_PAY) {
@@ -114,6 +116,7 @@ impl Shop {
         &self,
         user: UserId,
         wish: &str,
+        offer: &str,
         key: KeyHash,
         attempt: u32,
     ) -> Result<Option<StartedCheckout>, CheckoutError> {
@@ -124,7 +127,7 @@ impl Shop {
         if claim.attempt == attempt {
             return Ok(None);
         }
-        let session = self.ledger.session_opened_by(user, &stripe_key(user, wish, claim.attempt)).await?;
+        let session = self.ledger.session_opened_by(user, &stripe_key(user, offer, claim.attempt)).await?;
         let started = session.and_then(|session| started(session, Utc::now()));
         if started.is_none() {
             self.ledger.move_key(user, key.bytes(), claim.attempt, attempt).await?;
@@ -133,8 +136,8 @@ impl Shop {
     }
 
     /// Stripe keeps a failure under its key for a day: the next try has another one.
-    async fn give_up(&self, user: UserId, wish: &str, attempt: u32) {
-        let slot = KeyHash::of_wish(wish).bytes();
+    async fn give_up(&self, user: UserId, offer: &str, attempt: u32) {
+        let slot = KeyHash::of_offer(offer).bytes();
         if let Err(error) = self.ledger.move_key(user, slot, attempt, attempt.saturating_add(1)).await {
             // The next try meets the stored failure once more, and then comes by here again.
             tracing::warn!(user.id = %user, error = %error, "failed key not noted");
@@ -162,17 +165,15 @@ impl Shop {
         Ok(self.ledger.record_session(&record).await?)
     }
 
-    /// `is_new`: the user has not had the level, and gets its trial.
     fn order(
         &self,
         user: UserId,
         customer: Option<&CustomerId>,
         plan: &Plan,
         price: &Price,
-        is_new: bool,
+        trial_days: Option<u16>,
     ) -> NewCheckoutSession {
         let checkout = &plan.checkout;
-        let trial_days = checkout.trial_days.filter(|_| is_new);
         // What the purchase was sold on: the event that tells of it says neither, and the catalogue may have changed by then.
         let interval_word = price
             .interval
