@@ -13,8 +13,9 @@ use crate::{
     ledger::SessionRecord,
 };
 
-/// A payment that has been on its way for longer does not come any more, although nobody said so. The slowest take some two weeks.
-const PENDING_MAX: TimeDelta = TimeDelta::days(30);
+/// A payment that has been on its way for longer does not come any more, although nobody said so: bank debits take some two weeks, and no
+/// voucher can be paid after sixty days.
+const PENDING_MAX: TimeDelta = TimeDelta::days(60);
 
 /// Why the plan must not be sold (again), if there is a reason.
 pub(super) fn refusal(grants: &[Grant], plan: &Plan, now: DateTime<Utc>) -> Option<CheckoutError> {

@@ -313,7 +313,7 @@ fn what_still_renews_or_is_being_paid_is_not_sold_again() {
     let pending = |level| grant(level, SourceKind::Checkout, GrantStatus::Pending, now);
     assert_eq!(refused(pending("PRO"), now), Some(CheckoutError::PaymentPending));
     assert_eq!(refused(pending("TEAM"), now), None, "another level");
-    assert_eq!(refused(pending("PRO"), now + TimeDelta::days(31)), None, "it does not come any more");
+    assert_eq!(refused(pending("PRO"), now + TimeDelta::days(61)), None, "it does not come any more");
 }
 
 /// The grant of a subscription to PRO that was bought in this session.

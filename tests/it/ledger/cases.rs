@@ -1,5 +1,6 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
+mod fetched;
 pub(super) mod subscription;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -17,6 +18,10 @@ use tollgate::{
 };
 use uuid::Uuid;
 
+pub(super) use self::fetched::{
+    a_customer_is_that_of_the_newest_purchase_and_nobody_elses,
+    a_fetched_purchase_and_its_event_are_one_grant_in_either_order,
+};
 pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
