@@ -32,7 +32,7 @@ use tollgate::{
         entitlement::{Entitlement, fold},
         event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
-        id::{EventId, SessionId, UserId},
+        id::{CustomerId, EventId, SessionId, UserId},
         level::Level,
         plan::Catalogue,
         subscription::Snapshots,
@@ -394,11 +394,19 @@ impl Ledger for NoLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
+    async fn session_opened_by(&self, _: UserId, _: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        Ok(None)
     }
 
-    async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {
+    async fn customer(&self, _: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str, attempt: u32) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt })
+    }
+
+    async fn move_key(&self, _: UserId, _: [u8; 32], _: u32, _: u32) -> Result<(), LedgerError> {
         Ok(())
     }
 

@@ -31,6 +31,9 @@ pub enum Cause {
     Delivery(EventRecord),
     /// An event that waited in the inbox is tried again.
     Retry(EventRecord),
+    /// Stripe was asked how something stands. No event, and so nothing for the inbox: the business key alone keeps it from counting
+    /// twice.
+    Fetched,
     /// A moment came.
     Time,
 }
@@ -41,7 +44,7 @@ impl Cause {
     pub const fn event(&self) -> Option<&EventRecord> {
         match self {
             Self::Delivery(event) | Self::Retry(event) => Some(event),
-            Self::Time => None,
+            Self::Fetched | Self::Time => None,
         }
     }
 }

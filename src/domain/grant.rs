@@ -171,7 +171,7 @@ impl Grant {
     }
 
     /// Joins another report of the same purchase: the more certain status holds, of equal ones the earlier report (the first
-    /// event that shows the session paid gives the time access counts from), then the smaller event id.
+    /// event that shows the session paid gives the time access counts from), then one that an event made, then the smaller event id.
     ///
     /// What a subscription's own events say replaces what its checkout said, whichever came first; of the checkout remain the links.
     ///
@@ -204,6 +204,7 @@ impl Grant {
         self.status
             .cmp(&other.status)
             .then(other.reported_at.cmp(&self.reported_at))
+            .then_with(|| self.event.is_some().cmp(&other.event.is_some()))
             .then_with(|| other.event.cmp(&self.event))
     }
 }

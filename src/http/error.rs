@@ -14,6 +14,7 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::route::Route;
 use crate::{
     actor::ApplyError, auth::AuthError, billing::CheckoutError, operators::OperatorError, reader::ReadError,
     watch::WatchError,
@@ -40,6 +41,10 @@ pub enum ApiError {
     RequestTimeout,
     /// Buying it again would take money for nothing.
     AlreadyEntitled,
+    /// It is bought already; the money is on its way.
+    PaymentPending,
+    /// Stripe has no customer who could be shown a page.
+    NoCustomer,
     /// One key for two wishes.
     IdempotencyConflict,
     /// Only parked events can be tried again.
@@ -77,6 +82,10 @@ pub struct ErrorBody {
     /// A word for a program.
     #[schema(example = "UNAUTHORIZED")]
     pub code: &'static str,
+    /// With `ALREADY_ENTITLED` only: what to `POST` to for the page where a customer changes or cancels what he has.
+    #[schema(nullable = false, example = "/api/billing/portal")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub portal: Option<&'static str>,
 }
 
 impl ApiError {
@@ -100,6 +109,14 @@ impl ApiError {
             }
             Self::AlreadyEntitled => {
                 (StatusCode::CONFLICT, "ALREADY_ENTITLED", "This level is already active or can be had only once")
+            }
+            Self::PaymentPending => (
+                StatusCode::CONFLICT,
+                "PAYMENT_PENDING",
+                "This level is bought already and the payment is on its way; it can be bought again if that fails",
+            ),
+            Self::NoCustomer => {
+                (StatusCode::CONFLICT, "NO_CUSTOMER", "Nothing has been bought yet: there is nothing to manage")
             }
             Self::IdempotencyConflict => (
                 StatusCode::CONFLICT,
@@ -171,7 +188,8 @@ impl ResponseError for ApiError {
             _ => {}
         }
         response.insert_header(ContentType::json());
-        match serde_json::to_vec(&ErrorBody { error, code }) {
+        let portal = matches!(self, Self::AlreadyEntitled).then_some(Route::Portal.pattern());
+        match serde_json::to_vec(&ErrorBody { error, code, portal }) {
             Ok(body) => response.body(body),
             Err(_) => response.finish(),
         }
@@ -197,6 +215,8 @@ impl From<CheckoutError> for ApiError {
             CheckoutError::IdempotencyConflict => Self::IdempotencyConflict,
             CheckoutError::RateLimited { retry_after } => Self::RateLimited(retry_after),
             CheckoutError::AlreadyEntitled => Self::AlreadyEntitled,
+            CheckoutError::PaymentPending => Self::PaymentPending,
+            CheckoutError::NoCustomer => Self::NoCustomer,
             CheckoutError::NotConfigured => Self::PaymentsNotConfigured,
             CheckoutError::Stripe => Self::Stripe,
             CheckoutError::Busy | CheckoutError::Unavailable => Self::Unavailable,
@@ -275,6 +295,8 @@ mod tests {
             (ApiError::MethodNotAllowed("POST"), 405, "METHOD_NOT_ALLOWED"),
             (ApiError::RequestTimeout, 408, "REQUEST_TIMEOUT"),
             (ApiError::AlreadyEntitled, 409, "ALREADY_ENTITLED"),
+            (ApiError::PaymentPending, 409, "PAYMENT_PENDING"),
+            (ApiError::NoCustomer, 409, "NO_CUSTOMER"),
             (ApiError::IdempotencyConflict, 409, "IDEMPOTENCY_CONFLICT"),
             (ApiError::NotParked, 409, "NOT_PARKED"),
             (ApiError::PayloadTooLarge, 413, "PAYLOAD_TOO_LARGE"),
@@ -291,7 +313,11 @@ mod tests {
             assert_eq!(response.headers().get("content-type").unwrap(), "application/json");
             let body = to_bytes(response.into_body()).await.unwrap();
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!(body, serde_json::json!({ "error": error.row().2, "code": code }));
+            let mut expected = serde_json::json!({ "error": error.row().2, "code": code });
+            if error == ApiError::AlreadyEntitled {
+                expected["portal"] = "/api/billing/portal".into();
+            }
+            assert_eq!(body, expected);
         }
     }
 

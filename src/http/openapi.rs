@@ -30,6 +30,7 @@ use super::{ApiError, admin, checkout, entitlements, error, health, plans, strea
     paths(
         checkout::start,
         checkout::session,
+        checkout::portal,
         entitlements::own,
         entitlements::of_user,
         stream::own,
@@ -151,6 +152,7 @@ mod tests {
                 "get /api/plans",
                 "get /health/live",
                 "get /health/ready",
+                "post /api/billing/portal",
                 "post /api/checkout/session",
                 "post /api/webhooks/stripe",
             ]

@@ -10,6 +10,7 @@ pub(super) enum Route {
     Webhook,
     Checkout,
     CheckoutSession,
+    Portal,
     OwnEntitlements,
     EntitlementStream,
     UserEntitlements,
@@ -30,13 +31,14 @@ pub(super) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Webhook,
         Self::OwnEntitlements,
         Self::EntitlementStream,
         Self::UserEntitlements,
         Self::Checkout,
         Self::CheckoutSession,
+        Self::Portal,
         Self::Plans,
         Self::Live,
         Self::Ready,
@@ -59,6 +61,7 @@ impl Route {
             Self::Webhook => "/api/webhooks/stripe",
             Self::Checkout => "/api/checkout/session",
             Self::CheckoutSession => "/api/checkout/session/{id}",
+            Self::Portal => "/api/billing/portal",
             Self::OwnEntitlements => "/api/entitlements",
             Self::EntitlementStream => "/api/entitlements/stream",
             Self::UserEntitlements => "/api/entitlements/{userId}",
@@ -85,6 +88,7 @@ impl Route {
         match path {
             "/api/webhooks/stripe" => Self::Webhook,
             "/api/checkout/session" => Self::Checkout,
+            "/api/billing/portal" => Self::Portal,
             "/api/entitlements" => Self::OwnEntitlements,
             "/api/entitlements/stream" => Self::EntitlementStream,
             "/api/plans" => Self::Plans,

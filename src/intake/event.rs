@@ -249,6 +249,9 @@ pub(super) struct Session<'a> {
     #[serde(borrow)]
     pub(super) mode: Option<Text<'a>>,
     #[serde(borrow)]
+    pub(super) status: Option<Text<'a>>,
+    pub(super) livemode: Option<bool>,
+    #[serde(borrow)]
     pub(super) payment_status: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) client_reference_id: Option<Text<'a>>,

@@ -1,9 +1,11 @@
 //! What an event means for a user. Decided by its bytes, the catalogue and the mode alone: no clock, nothing looked up, so that
 //! the same bytes mean the same whenever they are read.
 
+mod fetched;
 mod subscription;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use super::{
     event::{Content, Event, PayloadError, Session, said},
@@ -13,7 +15,7 @@ use crate::domain::{
     change::{Cause, Change, Effect, Unowned},
     event::{EventRecord, IgnoreReason, Note, ParkReason, Verdict},
     grant::{Grant, GrantStatus, Source, SourceKind},
-    id::{CustomerId, PaymentIntentId, SessionId, SubscriptionId, UserId},
+    id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId, UserId},
     level::Level,
     live::LiveCatalogue,
     plan::{Catalogue, Mode, Plan},
@@ -162,7 +164,7 @@ impl Interpreter {
         let user = session.user_id().and_then(|id| UserId::parse(id).ok());
         let id = said(session.id.as_ref()).and_then(|id| SessionId::parse(id).ok());
         record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
-        match self.session(occasion, &session, id, &record) {
+        match self.session(occasion, &session, id, record.created, Some(&record.id)) {
             Ok((user, effect)) => Meaning::Change(Change { user, found_by: None, cause: cause(record), effect }),
             Err(verdict) => Meaning::Note(Note { event: record, verdict, user }),
         }
@@ -181,13 +183,14 @@ impl Interpreter {
         Ok((occasion, object, previous))
     }
 
-    /// Whose session it is and what happened to it.
+    /// Whose session it is and what happened to it, as was told at that time.
     fn session(
         &self,
         occasion: Occasion,
         session: &Session<'_>,
         id: Option<SessionId>,
-        record: &EventRecord,
+        reported_at: DateTime<Utc>,
+        event: Option<&EventId>,
     ) -> Result<(UserId, Effect), Verdict> {
         let mode = said(session.mode.as_ref());
         if mode == Some("setup") {
@@ -217,9 +220,9 @@ impl Interpreter {
                 source: source(mode, status, session, &id)?,
                 level: plan.level.clone(),
                 status,
-                period_end: plan.period_end(mode, session.terms(), record.created),
-                reported_at: record.created,
-                event: Some(record.id.clone()),
+                period_end: plan.period_end(mode, session.terms(), reported_at),
+                reported_at,
+                event: event.cloned(),
                 session: Some(id),
                 payment_intent,
                 // Only for people to look at; old accounts have customers with ids of their own making.

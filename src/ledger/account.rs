@@ -158,7 +158,7 @@ pub(super) fn snapshots(grant: &Grant) -> Result<Option<String>, LedgerError> {
     text.map(Some).map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "snapshots".into() })
 }
 
-/// A session as the ledger keeps it; none if its id or level cannot be read.
+/// A session as the ledger keeps it, but for its page; none if its id or level cannot be read.
 pub(super) fn session(
     id: &str,
     user: Uuid,
@@ -174,7 +174,14 @@ pub(super) fn session(
         interval: interval.and_then(Interval::from_word),
         expired: state == "expired",
         expires_at,
+        url: None,
+        opened_by: None,
     })
+}
+
+/// An attempt as it is kept.
+pub(super) fn attempt(attempt: u32) -> i32 {
+    i32::try_from(attempt).unwrap_or(i32::MAX)
 }
 
 /// How a caller's idempotency key stands.

@@ -31,7 +31,7 @@ use crate::domain::{
     entitlement::Entitlement,
     event::{EventRecord, Outcome, ParkReason},
     grant::Grant,
-    id::{EventId, SessionId, UserId},
+    id::{CustomerId, EventId, SessionId, UserId},
     level::Level,
     plan::Interval,
 };
@@ -167,6 +167,10 @@ pub struct SessionRecord {
     pub expired: bool,
     /// When Stripe closes it.
     pub expires_at: DateTime<Utc>,
+    /// Where to send the buyer; unknown of those that an older version opened.
+    pub url: Option<String>,
+    /// The key under which Stripe was asked for it; unknown of those that an older version opened.
+    pub opened_by: Option<String>,
 }
 
 /// How an idempotency key of a caller stands.
@@ -174,7 +178,7 @@ pub struct SessionRecord {
 pub struct KeyClaim {
     /// What it was first used for.
     pub wish: String,
-    /// Grows when Stripe's answer was a stored failure: the next call needs another key at Stripe.
+    /// Grows when a session is over, or Stripe's answer was a stored failure: the next call needs another key at Stripe.
     pub attempt: u32,
 }
 
@@ -260,11 +264,24 @@ pub trait Ledger: Send + Sync {
     /// A session we created, if it is this user's.
     async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Claims a caller's idempotency key for a wish, or tells what it was claimed for.
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError>;
+    /// The session that Stripe was asked for under this key, if it is this user's.
+    async fn session_opened_by(&self, user: UserId, key: &str) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Notes that Stripe stored a failure under this attempt of the key.
-    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;
+    /// As whom Stripe knows the user: the customer of the newest purchase, that of a live one first. One that several users share is
+    /// nobody's.
+    async fn customer(&self, user: UserId) -> Result<Option<CustomerId>, LedgerError>;
+
+    /// Claims an idempotency key for a wish, or tells what it was claimed for. The first use begins with this attempt.
+    async fn claim_key(
+        &self,
+        user: UserId,
+        key_hash: [u8; 32],
+        wish: &str,
+        attempt: u32,
+    ) -> Result<KeyClaim, LedgerError>;
+
+    /// Moves a key on to another attempt; nothing if it is not at `from` any more.
+    async fn move_key(&self, user: UserId, key_hash: [u8; 32], from: u32, to: u32) -> Result<(), LedgerError>;
 
     /// Tells that this replica is alive and for how long the oldest state has waited that readers have not been shown, and lists
     /// all replicas, this one included.

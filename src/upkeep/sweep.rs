@@ -99,10 +99,10 @@ fn show_parked(counts: &[ParkedCount]) {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Utc;
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
+    use crate::clock;
 
     #[test]
     fn a_reason_that_nothing_waits_for_any_more_counts_none() {
@@ -110,7 +110,7 @@ mod tests {
         let shown = |counts: &[(&str, u64)]| {
             let counts: Vec<_> = counts
                 .iter()
-                .map(|(reason, count)| ParkedCount { reason: (*reason).to_owned(), count: *count, oldest: Utc::now() })
+                .map(|(reason, count)| ParkedCount { reason: (*reason).to_owned(), count: *count, oldest: clock::now() })
                 .collect();
             metrics::with_local_recorder(&recorder, || show_parked(&counts));
             recorder.handle().render()

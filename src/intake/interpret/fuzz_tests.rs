@@ -58,7 +58,7 @@ fn essence(meaning: Meaning) -> Meaning {
     let blank = |event: EventRecord| EventRecord { payload: Bytes::new(), object_hash: [0; 32], ..event };
     let cause = |cause: Cause| match cause {
         Cause::Delivery(event) | Cause::Retry(event) => Cause::Delivery(blank(event)),
-        Cause::Time => Cause::Time,
+        of_no_event => of_no_event,
     };
     match meaning {
         Meaning::Change(change) => Meaning::Change(Change { cause: cause(change.cause), ..change }),

@@ -35,7 +35,7 @@ use crate::domain::{
     entitlement::Entitlement,
     event::ParkReason,
     grant::Grant,
-    id::{SessionId, UserId},
+    id::{CustomerId, SessionId, UserId},
     level::Level,
     live::LiveCatalogue,
     plan::Catalogue,
@@ -176,12 +176,26 @@ impl Ledger for PostgresLedger {
         upkeep::session(&self.pool, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.pool, user, key_hash, wish).await
+    async fn session_opened_by(&self, user: UserId, key: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        upkeep::session_opened_by(&self.pool, user, key).await
     }
 
-    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
-        upkeep::fail_key(&self.pool, user, key_hash, attempt).await
+    async fn customer(&self, user: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        upkeep::customer(&self.pool, user).await
+    }
+
+    async fn claim_key(
+        &self,
+        user: UserId,
+        key_hash: [u8; 32],
+        wish: &str,
+        attempt: u32,
+    ) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.pool, user, key_hash, wish, attempt).await
+    }
+
+    async fn move_key(&self, user: UserId, key_hash: [u8; 32], from: u32, to: u32) -> Result<(), LedgerError> {
+        upkeep::move_key(&self.pool, user, key_hash, from, to).await
     }
 
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {

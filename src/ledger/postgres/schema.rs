@@ -19,6 +19,8 @@ diesel::table! {
         state -> Text,
         expires_at -> Timestamptz,
         created_at -> Timestamptz,
+        url -> Nullable<Text>,
+        opened_by -> Nullable<Text>,
     }
 }
 

@@ -19,6 +19,8 @@ diesel::table! {
         state -> Text,
         expires_at -> BigInt,
         created_at -> BigInt,
+        url -> Nullable<Text>,
+        opened_by -> Nullable<Text>,
     }
 }
 

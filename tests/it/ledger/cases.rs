@@ -1,5 +1,6 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
+mod fetched;
 pub(super) mod subscription;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -17,6 +18,10 @@ use tollgate::{
 };
 use uuid::Uuid;
 
+pub(super) use self::fetched::{
+    a_customer_is_that_of_the_newest_purchase_and_nobody_elses,
+    a_fetched_purchase_and_its_event_are_one_grant_in_either_order,
+};
 pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
@@ -183,11 +188,16 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
         interval: None,
         expired: false,
         expires_at: seconds(1_800_000_000),
+        url: Some("https://pay.test/1".into()),
+        opened_by: Some("key-1".into()),
     };
     ledger.record_session(&session).await.unwrap();
     ledger.record_session(&session).await.unwrap();
     assert_eq!(ledger.session(owner, &session.id).await.unwrap(), Some(session.clone()));
     assert_eq!(ledger.session(other, &session.id).await.unwrap(), None, "somebody else's");
+    assert_eq!(ledger.session_opened_by(owner, "key-1").await.unwrap(), Some(session.clone()));
+    assert_eq!(ledger.session_opened_by(owner, "key-2").await.unwrap(), None);
+    assert_eq!(ledger.session_opened_by(other, "key-1").await.unwrap(), None, "somebody else's");
     let expired = Entry::Change(Change {
         found_by: None,
         user: owner,
@@ -197,15 +207,15 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
     assert_eq!(commit_one(&mut *ledger.lane(), expired).await.outcome, Outcome::Applied);
     assert!(ledger.session(owner, &session.id).await.unwrap().unwrap().expired);
 
-    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt, 1);
-    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO").await.unwrap().wish, "PRO year", "the first use counts");
-    ledger.fail_key(owner, [1; 32], 1).await.unwrap();
-    ledger.fail_key(owner, [1; 32], 1).await.unwrap();
-    assert_eq!(
-        ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt,
-        2,
-        "two failures of one attempt are one"
-    );
+    let attempt = async || ledger.claim_key(owner, [1; 32], "PRO year", 3).await.unwrap().attempt;
+    assert_eq!(attempt().await, 3);
+    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO", 9).await.unwrap().wish, "PRO year", "the first use counts");
+    for _ in 0..2 {
+        ledger.move_key(owner, [1; 32], 3, 4).await.unwrap();
+        assert_eq!(attempt().await, 4, "two failures of one attempt are one");
+    }
+    ledger.move_key(owner, [1; 32], 4, 9).await.unwrap();
+    assert_eq!(attempt().await, 9);
 
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     ledger.beat(one, Duration::ZERO).await.unwrap();

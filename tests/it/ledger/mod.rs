@@ -43,6 +43,8 @@ macro_rules! on_every_database {
 
 on_every_database! {
     a_foreign_session_is_tried_again_with_back_off
+    a_customer_is_that_of_the_newest_purchase_and_nobody_elses
+    a_fetched_purchase_and_its_event_are_one_grant_in_either_order
     a_grant_of_somebody_else_is_parked_and_its_batch_goes_on
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone
     a_parked_event_is_kept_woken_and_applied_once

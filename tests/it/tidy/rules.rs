@@ -48,8 +48,8 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room(
         "billing",
-        &["clock", "domain", "ledger", "config"],
-        "it calls Stripe on behalf of others and answers nobody's request itself",
+        &["actor", "clock", "config", "domain", "intake", "ledger", "recent"],
+        "it calls Stripe on behalf of others and answers nobody's request itself; what Stripe answers goes the way of an event",
     ),
     room("intake", &["domain"], "what an event means depends on its bytes alone, so that a replay means the same"),
     room(
