@@ -1,5 +1,6 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
+pub(super) mod by_hand;
 pub(super) mod subscription;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -17,6 +18,10 @@ use tollgate::{
 };
 use uuid::Uuid;
 
+pub(super) use self::by_hand::{
+    an_id_of_somebody_elses_grant_gives_nothing, how_many_were_bought_is_part_of_the_state,
+    what_changed_is_remembered_with_whose_doing_it_was,
+};
 pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
