@@ -27,7 +27,7 @@ fn by_operator(user: UserId, effect: Effect) -> Entry {
     Entry::Change(Change { user, found_by: None, cause: Cause::Operator(remark), effect })
 }
 
-pub(in crate::ledger) fn gift(user: UserId, id: u128, until: DateTime<Utc>) -> Entry {
+pub(crate) fn gift(user: UserId, id: u128, until: DateTime<Utc>) -> Entry {
     let grant = Grant::by_hand(Uuid::from_u128(id), Level::parse("PRO").unwrap(), until, seconds(1_790_000_000));
     by_operator(user, Effect::GiveByHand(grant))
 }
