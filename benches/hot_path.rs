@@ -42,8 +42,8 @@ use tollgate::{
         signature::{Tolerance, VerifiedPayload, WebhookSecrets, sign, verify},
     },
     ledger::{
-        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
-        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger,
+        LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
     watch::Hub,
 };
@@ -266,8 +266,12 @@ fn change(user: UserId) -> Change {
 
 fn committed() -> Committed {
     static VERSION: AtomicU64 = AtomicU64::new(1);
-    let entitlement =
-        Entitlement { level: Level::free(), expires_at: None, version: VERSION.fetch_add(1, Ordering::Relaxed) };
+    let entitlement = Entitlement {
+        level: Level::free(),
+        expires_at: None,
+        quantity: 1,
+        version: VERSION.fetch_add(1, Ordering::Relaxed),
+    };
     Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) }
 }
 
@@ -331,6 +335,10 @@ impl Ledger for NoLedger {
 
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
         Ok(Vec::new())
+    }
+
+    async fn history(&self, _: UserId, _: Option<u64>, _: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        Ok(vec![])
     }
 
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {

@@ -190,7 +190,9 @@ impl Entitlements {
                     self.record(note).await.map(|outcome| (None, outcome))
                 }
                 // It is parked already. Recorded once more it would be due at once, and so for ever.
-                Cause::Retry(_) | Cause::Fetched | Cause::Time => Ok((None, Outcome::Parked(reason))),
+                Cause::Retry(_) | Cause::Fetched | Cause::Operator(_) | Cause::Time => {
+                    Ok((None, Outcome::Parked(reason)))
+                }
             };
         }
         Err(ApplyError::OwnerChanged)

@@ -27,8 +27,8 @@ use crate::{
         subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
     },
     ledger::{
-        ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount, ParkedEvent,
-        SessionRecord, Standing, StoredEvent,
+        ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount,
+        ParkedEvent, SessionRecord, Standing, StoredEvent,
     },
 };
 
@@ -68,6 +68,10 @@ impl Ledger for MemoryLedger {
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
         Ok(self.grants.lock().unwrap().clone())
     }
+    async fn history(&self, _: UserId, _: Option<u64>, _: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
         unreachable()
     }
@@ -327,6 +331,7 @@ fn subscribed(status: SubscriptionStatus, session: &str) -> Grant {
         started_at: now,
         values: Attributes::new(),
         before: Attributes::new(),
+        quantity: None,
     };
     let id = SubscriptionId::parse("sub_1").unwrap();
     Grant { session: SessionId::parse(session).ok(), ..Grant::of_subscription(&id, None, snapshot) }

@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::{
+    by_hand::Remark,
     entitlement::{Entitlement, fold},
     event::EventRecord,
-    grant::Grant,
+    grant::{Grant, GrantStatus, Source},
     id::{CustomerId, SessionId, SubscriptionId, UserId},
     plan::Catalogue,
 };
@@ -15,6 +16,10 @@ use super::{
 pub enum Effect {
     /// A report about a purchase or a subscription: joined with what is known of it.
     Purchase(Grant),
+    /// A person gives a level. A grant that is known stays as it is: this is asked for again where the answer was lost.
+    GiveByHand(Grant),
+    /// A person takes back what a person gave: the grant of this source.
+    TakeByHand(Source),
     /// A Checkout Session ended unpaid. Takes and gives nothing.
     SessionExpired(SessionId),
     /// The level's time is over. Holds only for the version that was seen to be over.
@@ -34,6 +39,8 @@ pub enum Cause {
     /// Stripe was asked how something stands. No event, and so nothing for the inbox: the business key alone keeps it from counting
     /// twice.
     Fetched,
+    /// A person wanted it.
+    Operator(Remark),
     /// A moment came.
     Time,
 }
@@ -44,7 +51,19 @@ impl Cause {
     pub const fn event(&self) -> Option<&EventRecord> {
         match self {
             Self::Delivery(event) | Self::Retry(event) => Some(event),
-            Self::Fetched | Self::Time => None,
+            Self::Fetched | Self::Operator(_) | Self::Time => None,
+        }
+    }
+
+    /// The word in the ledger.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Delivery(_) => "delivery",
+            Self::Retry(_) => "retry",
+            Self::Fetched => "fetched",
+            Self::Operator(_) => "operator",
+            Self::Time => "time",
         }
     }
 }
@@ -155,6 +174,23 @@ impl Account {
                     Some(self.grants.len() - 1)
                 }
             },
+            Effect::GiveByHand(given) => {
+                if self.grants.iter().any(|known| known.source == given.source) {
+                    return Decision::Superseded;
+                }
+                self.grants.push(given.clone());
+                Some(self.grants.len() - 1)
+            }
+            Effect::TakeByHand(source) => {
+                let is_meant = |grant: &Grant| {
+                    grant.source == *source && grant.is_by_hand() && grant.status == GrantStatus::Active
+                };
+                let Some(place) = self.grants.iter().position(is_meant) else { return Decision::Superseded };
+                if let Some(grant) = self.grants.get_mut(place) {
+                    grant.status = GrantStatus::Revoked;
+                }
+                Some(place)
+            }
             Effect::SessionExpired(_) => None,
             Effect::Lapse { version } => {
                 if self.entitlement.version != *version || !self.entitlement.is_over(now) {
@@ -163,8 +199,9 @@ impl Account {
                 None
             }
         };
-        let (level, expires_at) = fold(&self.grants, catalogue, now);
-        self.entitlement = Entitlement { level, expires_at, version: self.entitlement.version.saturating_add(1) };
+        let (level, expires_at, quantity) = fold(&self.grants, catalogue, now);
+        let version = self.entitlement.version.saturating_add(1);
+        self.entitlement = Entitlement { level, expires_at, quantity, version };
         Decision::Applied { grant }
     }
 

@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::{
     id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId},
@@ -19,6 +20,8 @@ pub enum SourceKind {
     Subscription,
     /// A row that was there before Tollgate; the id is the row's.
     Legacy,
+    /// A person gave it; the id is a UUID chosen by whoever asked, so that asking again is the same grant.
+    Manual,
 }
 
 impl SourceKind {
@@ -29,20 +32,21 @@ impl SourceKind {
             Self::Checkout => "checkout",
             Self::Subscription => "subscription",
             Self::Legacy => "legacy",
+            Self::Manual => "manual",
         }
     }
 
     /// The reverse of [`as_str`](Self::as_str).
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Checkout, Self::Subscription, Self::Legacy].into_iter().find(|kind| kind.as_str() == word)
+        [Self::Checkout, Self::Subscription, Self::Legacy, Self::Manual].into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
 /// The business key of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
-    /// What kind of purchase.
+    /// What kind of purchase, if it is one.
     pub kind: SourceKind,
     /// Its id at Stripe.
     pub id: Arc<str>,
@@ -152,10 +156,41 @@ impl Grant {
         }
     }
 
-    /// Whether it was paid for, whatever became of it since.
+    /// What a person gives, from now on.
+    #[must_use]
+    pub fn by_hand(id: Uuid, level: Level, until: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        Self {
+            source: Source { kind: SourceKind::Manual, id: id.to_string().into() },
+            level,
+            status: GrantStatus::Active,
+            period_end: until,
+            reported_at: now,
+            event: None,
+            session: None,
+            payment_intent: None,
+            customer: None,
+            snapshots: Snapshots::default(),
+        }
+    }
+
+    /// Whether a person gave it.
+    #[must_use]
+    pub fn is_by_hand(&self) -> bool {
+        self.source.kind == SourceKind::Manual
+    }
+
+    /// How many were bought. Only a subscription's own events say so; what its checkout, or a one-off purchase, sold of a plan with
+    /// quantities is not in their events.
+    #[must_use]
+    pub fn quantity(&self) -> u32 {
+        self.snapshots.latest().map_or(1, Snapshot::quantity)
+    }
+
+    /// Whether it was paid for, whatever became of it since. What a person gave was not: it uses up no trial.
     #[must_use]
     pub fn was_paid(&self) -> bool {
-        self.snapshots.latest().map_or(self.status == GrantStatus::Active, |latest| latest.status.was_paid())
+        !self.is_by_hand()
+            && self.snapshots.latest().map_or(self.status == GrantStatus::Active, |latest| latest.status.was_paid())
     }
 
     /// Since when it counts, by Stripe's times: a subscription from its beginning, however new its last snapshot.

@@ -3,6 +3,7 @@
 //! Everything that decides about money lives here, so that every database gives the same answer and every rule can be
 //! tested over all orders of events without a server.
 
+pub mod by_hand;
 pub mod change;
 pub mod entitlement;
 pub mod event;

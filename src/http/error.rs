@@ -49,6 +49,12 @@ pub enum ApiError {
     IdempotencyConflict,
     /// Only parked events can be tried again.
     NotParked,
+    /// Operators: the application has no such user.
+    UnknownUser,
+    /// Operators: what Stripe sold is not taken by hand.
+    NotByHand,
+    /// Operators: another grant has the id.
+    GrantIdTaken,
     /// The body is too long.
     PayloadTooLarge,
     /// The body is not of the type, or is encoded; the sentence says what is expected.
@@ -124,6 +130,17 @@ impl ApiError {
                 "This Idempotency-Key was used for another entitlement level or interval",
             ),
             Self::NotParked => (StatusCode::CONFLICT, "NOT_PARKED", "The event is not parked: there is nothing to try"),
+            Self::UnknownUser => {
+                (StatusCode::NOT_FOUND, "UNKNOWN_USER", "The application's users have nobody with this id")
+            }
+            Self::NotByHand => (
+                StatusCode::CONFLICT,
+                "NOT_BY_HAND",
+                "Stripe sold this grant: refund the payment or cancel the subscription there, and its event ends it",
+            ),
+            Self::GrantIdTaken => {
+                (StatusCode::CONFLICT, "GRANT_ID_TAKEN", "Another grant has this id: of another user, level or end")
+            }
             Self::PayloadTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The request body is too long")
             }
@@ -243,7 +260,11 @@ impl From<ApplyError> for ApiError {
 impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         match error {
-            OperatorError::NoSuchEvent => Self::NotFound,
+            OperatorError::NoSuchEvent | OperatorError::NoSuchGrant => Self::NotFound,
+            OperatorError::NoSuchUser => Self::UnknownUser,
+            OperatorError::NotByHand => Self::NotByHand,
+            OperatorError::GrantIdTaken => Self::GrantIdTaken,
+            OperatorError::Over => Self::InvalidRequest("until must be in the future"),
             OperatorError::NotParked => Self::NotParked,
             OperatorError::Ledger(error) => {
                 tracing::warn!(%error, "an operator was not answered");
@@ -299,6 +320,9 @@ mod tests {
             (ApiError::NoCustomer, 409, "NO_CUSTOMER"),
             (ApiError::IdempotencyConflict, 409, "IDEMPOTENCY_CONFLICT"),
             (ApiError::NotParked, 409, "NOT_PARKED"),
+            (ApiError::UnknownUser, 404, "UNKNOWN_USER"),
+            (ApiError::NotByHand, 409, "NOT_BY_HAND"),
+            (ApiError::GrantIdTaken, 409, "GRANT_ID_TAKEN"),
             (ApiError::PayloadTooLarge, 413, "PAYLOAD_TOO_LARGE"),
             (ApiError::UnsupportedMediaType("No"), 415, "UNSUPPORTED_MEDIA_TYPE"),
             (ApiError::RateLimited(second), 429, "RATE_LIMITED"),

@@ -160,7 +160,7 @@ mod tests {
         let schema = |name: &str| &document["components"]["schemas"][name];
         assert_eq!(schema("CheckoutRequest")["additionalProperties"], false);
         assert_eq!(schema("ErrorBody")["required"], serde_json::json!(["error", "code"]));
-        assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 6);
+        assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 7);
         assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 10);
     }
 }

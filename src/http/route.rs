@@ -26,12 +26,15 @@ pub(super) enum Route {
     AdminReplay,
     AdminReplayMany,
     AdminEntitlements,
+    AdminGrants,
+    AdminRevocations,
+    AdminHistory,
     AdminSummary,
     None,
 }
 
 impl Route {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 24] = [
         Self::Webhook,
         Self::OwnEntitlements,
         Self::EntitlementStream,
@@ -51,6 +54,9 @@ impl Route {
         Self::AdminReplay,
         Self::AdminReplayMany,
         Self::AdminEntitlements,
+        Self::AdminGrants,
+        Self::AdminRevocations,
+        Self::AdminHistory,
         Self::AdminSummary,
         Self::None,
     ];
@@ -77,6 +83,9 @@ impl Route {
             Self::AdminReplay => "/api/admin/events/{id}/replay",
             Self::AdminReplayMany => "/api/admin/events/replay",
             Self::AdminEntitlements => "/api/admin/entitlements/{userId}",
+            Self::AdminGrants => "/api/admin/entitlements/{userId}/grants",
+            Self::AdminRevocations => "/api/admin/entitlements/{userId}/revocations",
+            Self::AdminHistory => "/api/admin/entitlements/{userId}/history",
             Self::AdminSummary => "/api/admin/summary",
             Self::None => "none",
         }
@@ -84,6 +93,7 @@ impl Route {
 
     /// Which route a path is of, as the router sees it, but without its work.
     pub(super) fn of(path: &str) -> Self {
+        let of_user = path.strip_prefix("/api/admin/entitlements/").and_then(|rest| rest.split_once('/'));
         let one_segment = |rest: &str| !rest.is_empty() && !rest.contains('/');
         match path {
             "/api/webhooks/stripe" => Self::Webhook,
@@ -111,6 +121,16 @@ impl Route {
                 Self::AdminReplay
             }
             _ if path.strip_prefix("/api/admin/entitlements/").is_some_and(one_segment) => Self::AdminEntitlements,
+            _ if let Some((user, what)) = of_user
+                && one_segment(user) =>
+            {
+                match what {
+                    "grants" => Self::AdminGrants,
+                    "revocations" => Self::AdminRevocations,
+                    "history" => Self::AdminHistory,
+                    _ => Self::None,
+                }
+            }
             _ if path.starts_with("/docs/") => Self::DocsFile,
             _ => Self::None,
         }

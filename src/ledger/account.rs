@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{KeyClaim, LedgerError, ParkedEvent, SessionRecord};
+use super::{KeyClaim, LedgerError, ParkedEvent, SessionRecord, history::HistoryRow};
 use crate::domain::{
     change::Account,
     entitlement::{Entitlement, fold},
@@ -30,7 +30,7 @@ impl ParkedRow {
 }
 
 /// One row per grant of a user, or one without: the user's place (from 1), the database's clock, whether `users` has the user;
-/// level, end and version of the state; the grant's source (kind and id), level, status, end, time of report, event, session,
+/// level, end, version and quantity of the state; the grant's source (kind and id), level, status, end, time of report, event, session,
 /// payment, customer and snapshots.
 pub(super) type AccountRow = (
     i64,
@@ -38,7 +38,7 @@ pub(super) type AccountRow = (
     bool,
     Option<String>,
     Option<DateTime<Utc>>,
-    Option<i64>,
+    (Option<i64>, Option<i32>),
     Option<String>,
     Option<String>,
     Option<String>,
@@ -64,6 +64,8 @@ pub(super) struct Loaded {
     pub(super) touched: Vec<usize>,
     /// Whether the state is to be written.
     pub(super) changed: bool,
+    /// What is to be remembered of how the state changed.
+    pub(super) history: Vec<HistoryRow>,
 }
 
 impl Loaded {
@@ -73,8 +75,8 @@ impl Loaded {
         if state.version > 0 && !state.is_over(self.now) {
             return state;
         }
-        let (level, expires_at) = fold(&self.account.grants, catalogue, self.now);
-        Entitlement { level, expires_at, version: state.version }
+        let (level, expires_at, quantity) = fold(&self.account.grants, catalogue, self.now);
+        Entitlement { level, expires_at, quantity, version: state.version }
     }
 
     /// The grants to be written.
@@ -87,13 +89,12 @@ impl Loaded {
 pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
     let mut loaded: Vec<Loaded> = std::iter::repeat_with(Loaded::default).take(users).collect();
     for row in rows {
-        let (place, now, exists, level, expires_at, version, source, grant_level, status, period_end, reported_at, ..) =
-            &row;
+        let (place, now, exists, level, end, state, source, grant_level, status, period_end, reported_at, ..) = &row;
         let Some(user) = usize::try_from(*place - 1).ok().and_then(|place| loaded.get_mut(place)) else { continue };
         user.exists = *exists;
         user.now = *now;
-        if let (Some(level), Some(version)) = (level, version) {
-            user.account.entitlement = entitlement(level, *expires_at, *version);
+        if let (Some(level), (Some(version), Some(quantity))) = (level, state) {
+            user.account.entitlement = entitlement(level, *end, *version, *quantity);
         }
         if let (Some(source), Some(level), Some(status), Some(period_end), Some(reported_at)) =
             (source, grant_level, status, period_end, reported_at)
@@ -119,13 +120,22 @@ pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
     loaded
 }
 
-/// A state as the ledger keeps it. A level that cannot be read is served as `FREE`, never as something better.
-pub(super) fn entitlement(level: &str, expires_at: Option<DateTime<Utc>>, version: i64) -> Entitlement {
-    Entitlement {
-        level: Level::parse(level).unwrap_or_else(|_| Level::free()),
-        expires_at,
-        version: u64::try_from(version).unwrap_or(0),
-    }
+/// A state as the ledger keeps it. A level that cannot be read is served as `FREE`, never as something better. A replica of the version
+/// before leaves the quantity as it was, also that of a level that has ended.
+pub(super) fn entitlement(level: &str, expires_at: Option<DateTime<Utc>>, version: i64, quantity: i32) -> Entitlement {
+    let level = Level::parse(level).unwrap_or_else(|_| Level::free());
+    let quantity = if level.is_free() { 1 } else { u32::try_from(quantity).unwrap_or(1).max(1) };
+    Entitlement { level, expires_at, quantity, version: u64::try_from(version).unwrap_or(0) }
+}
+
+/// A state's version as the ledger keeps it.
+pub(super) fn version(entitlement: &Entitlement) -> i64 {
+    i64::try_from(entitlement.version).unwrap_or(i64::MAX)
+}
+
+/// A state's quantity as the ledger keeps it.
+pub(super) fn quantity(entitlement: &Entitlement) -> i32 {
+    i32::try_from(entitlement.quantity).unwrap_or(i32::MAX)
 }
 
 fn grant(

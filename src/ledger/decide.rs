@@ -11,6 +11,7 @@ use super::{
     account::Loaded,
     batch::{Users, is_retry, text},
     halving::Failure,
+    history::HistoryRow,
 };
 use crate::domain::{
     change::{Account, Change, Decision, Effect},
@@ -185,12 +186,13 @@ fn apply(change: &Change, account: &mut Loaded, catalogue: &Catalogue, owns_user
     if gives_what_is_not_sold(&change.effect, catalogue) {
         return Ok(Outcome::Parked(ParkReason::UnknownLevel));
     }
-    let now = account.now;
+    let (now, before) = (account.now, account.account.entitlement.clone());
     let decision =
         catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, catalogue, now))).map_err(|_| ())?;
     match decision {
         Decision::Applied { grant } => {
             account.changed = true;
+            account.history.extend(HistoryRow::of(change, &before, &account.account, grant));
             if let Some(grant) = grant {
                 tell_ties(&account.account, grant);
                 if !account.touched.contains(&grant) {

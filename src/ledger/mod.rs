@@ -9,6 +9,7 @@ mod batch;
 mod decide;
 mod error;
 mod halving;
+mod history;
 mod inbox;
 pub mod postgres;
 pub mod sqlite;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 pub use self::{
     error::LedgerError,
+    history::HistoryEntry,
     inbox::{InboxEvent, InboxFilter, InboxPlace, ParkedCount, Standing, StoredEvent},
 };
 pub use crate::domain::event::{Note, Verdict};
@@ -216,6 +218,10 @@ pub trait Ledger: Send + Sync {
 
     /// A user's grants.
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError>;
+
+    /// How a user's entitlement changed, and whose doing it was: at most `limit` changes, the newest first, before version `before` where
+    /// there is one.
+    async fn history(&self, user: UserId, before: Option<u64>, limit: u32) -> Result<Vec<HistoryEntry>, LedgerError>;
 
     /// Whose something is that an event is about.
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError>;

@@ -184,7 +184,7 @@ async fn a_locked_user_holds_up_nobody_else() {
 
 /// Opens a transaction that holds the user's advisory lock. The key is the ledger's own secret: it is found by watching a
 /// commit take it.
-async fn hold_lock_of(
+pub(crate) async fn hold_lock_of(
     ledger: &Arc<PostgresLedger>,
     database: &TestDatabase,
     other: &tokio_postgres::Client,

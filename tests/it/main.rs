@@ -12,6 +12,7 @@
 mod harness;
 
 mod actors;
+mod by_hand;
 mod cache;
 mod catalogue;
 mod checkout;
@@ -21,6 +22,7 @@ mod demo_page;
 mod duplicate_delivery;
 mod embedded;
 mod entitlement_read;
+mod expiry;
 mod harness_self;
 mod ledger;
 mod ledger_faults;

@@ -47,6 +47,7 @@ fn history(steps: &[(i64, Looks)]) -> Vec<Snapshot> {
             started_at: time(0),
             before: earlier.into_iter().filter(|(name, value)| values.get(name) != Some(value)).collect(),
             values,
+            quantity: None,
         });
     }
     events

@@ -72,6 +72,7 @@ struct ItemFields<'a> {
     id: Option<Text<'a>>,
     #[serde(borrow)]
     price: Option<Object<Price<'a>>>,
+    quantity: Option<i64>,
     current_period_start: Option<i64>,
     current_period_end: Option<i64>,
 }
@@ -144,6 +145,11 @@ impl<'a> Items<'a> {
 }
 
 impl Item<'_> {
+    /// How many; `None` where it does not say, as for what is metered.
+    pub(in crate::intake) fn quantity(&self) -> Option<u32> {
+        self.fields.quantity.and_then(|quantity| u32::try_from(quantity).ok())
+    }
+
     /// What it costs; `None` without a price.
     pub(in crate::intake) fn price(&self) -> Option<ItemPrice<'_>> {
         let Object(price) = self.fields.price.as_ref()?;

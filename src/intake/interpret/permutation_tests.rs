@@ -86,7 +86,7 @@ impl<'a> Book<'a> {
     /// What must not depend on the order: everything but the versions, which count what was applied.
     fn end(self) -> (BTreeMap<UserId, Vec<Grant>>, usize) {
         let grants = |mut account: Account| {
-            let (level, expires_at) = fold(&account.grants, self.catalogue, at(self.now));
+            let (level, expires_at, _) = fold(&account.grants, self.catalogue, at(self.now));
             assert_eq!((account.entitlement.level, account.entitlement.expires_at), (level, expires_at));
             account.grants.sort_by(|one, other| one.source.cmp(&other.source));
             account.grants
@@ -136,7 +136,7 @@ fn run(script: &Script) -> usize {
     for now in script.moments {
         for user in script.users {
             let of_user = grants.get(&UserId::parse(user).unwrap()).map_or(&[][..], Vec::as_slice);
-            let (level, expires_at) = fold(of_user, &catalogue, at(*now));
+            let (level, expires_at, _) = fold(of_user, &catalogue, at(*now));
             let found = (level.to_string(), expires_at.map(|end| end.timestamp()));
             assert_eq!(found, model_tests::state(&script.events, user, *now), "{}: {user} at {now}", script.name);
         }

@@ -93,6 +93,7 @@ impl Interpreter {
             started_at: subscription.created().unwrap_or(record.created),
             values,
             before,
+            quantity: item.and_then(Item::quantity),
         };
         Ok((holder, Grant::of_subscription(&id, customer, snapshot)))
     }

@@ -86,6 +86,7 @@ pub(super) fn word(meaning: &Meaning) -> &'static str {
         Meaning::Change(Change { effect: Effect::Purchase(grant), .. }) => grant.status.as_str(),
         Meaning::Change(Change { effect: Effect::SessionExpired(_), .. }) => "session_expired",
         Meaning::Change(Change { effect: Effect::Lapse { .. }, .. }) => "lapse",
+        Meaning::Change(Change { effect: Effect::GiveByHand(_) | Effect::TakeByHand(_), .. }) => "by_hand",
         Meaning::Unowned(_) => "unowned",
         Meaning::Note(Note { verdict: Verdict::Ignored(reason), .. }) => reason.as_str(),
         Meaning::Note(Note { verdict: Verdict::Parked(reason), .. }) => reason.as_str(),

@@ -273,6 +273,17 @@ fn write_accounts<'a>(columns: &'a WriteColumns<'a>) -> WriteAccounts<'a> {
         state_levels: &columns.state_levels,
         state_ends: &columns.state_ends,
         state_versions: &columns.state_versions,
+        state_quantities: &columns.state_quantities,
+        past_users: &columns.past_users,
+        past_versions: &columns.past_versions,
+        past_levels: &columns.past_levels,
+        past_ends: &columns.past_ends,
+        past_quantities: &columns.past_quantities,
+        past_causes: &columns.past_causes,
+        past_events: &columns.past_events,
+        past_operators: &columns.past_operators,
+        past_reasons: &columns.past_reasons,
+        past_sources: &columns.past_sources,
         expired_sessions: &columns.expired_sessions,
     }
 }

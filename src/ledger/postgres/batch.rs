@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::super::{
     Entry, LedgerError,
-    account::{Loaded, snapshots},
+    account::{Loaded, quantity, snapshots, version},
     batch::EventRow,
 };
 use crate::domain::{
@@ -68,6 +68,17 @@ pub(super) struct WriteColumns<'a> {
     pub(super) state_levels: Vec<&'a str>,
     pub(super) state_ends: Vec<Option<DateTime<Utc>>>,
     pub(super) state_versions: Vec<i64>,
+    pub(super) state_quantities: Vec<i32>,
+    pub(super) past_users: Vec<Uuid>,
+    pub(super) past_versions: Vec<i64>,
+    pub(super) past_levels: Vec<&'a str>,
+    pub(super) past_ends: Vec<Option<DateTime<Utc>>>,
+    pub(super) past_quantities: Vec<i32>,
+    pub(super) past_causes: Vec<&'a str>,
+    pub(super) past_events: Vec<Option<&'a str>>,
+    pub(super) past_operators: Vec<Option<&'a str>>,
+    pub(super) past_reasons: Vec<Option<&'a str>>,
+    pub(super) past_sources: Vec<Option<String>>,
     pub(super) expired_sessions: Vec<&'a str>,
 }
 
@@ -83,7 +94,20 @@ impl<'a> WriteColumns<'a> {
         self.state_users.push(user);
         self.state_levels.push(entitlement.level.as_str());
         self.state_ends.push(entitlement.expires_at);
-        self.state_versions.push(i64::try_from(entitlement.version).unwrap_or(i64::MAX));
+        self.state_versions.push(version(entitlement));
+        self.state_quantities.push(quantity(entitlement));
+        for row in &loaded.history {
+            self.past_users.push(user);
+            self.past_versions.push(version(&row.entitlement));
+            self.past_levels.push(row.entitlement.level.as_str());
+            self.past_ends.push(row.entitlement.expires_at);
+            self.past_quantities.push(quantity(&row.entitlement));
+            self.past_causes.push(row.cause);
+            self.past_events.push(row.event.as_ref().map(EventId::as_str));
+            self.past_operators.push(row.operator());
+            self.past_reasons.push(row.reason());
+            self.past_sources.push(row.source.as_ref().map(ToString::to_string));
+        }
         for grant in loaded.touched_grants() {
             self.grant_users.push(user);
             self.levels.push(grant.level.as_str());

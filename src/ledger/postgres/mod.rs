@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod connection;
+mod history;
 mod inbox;
 mod lane;
 mod migrate;
@@ -27,8 +28,8 @@ use self::{
     lane::PostgresLane,
 };
 use super::{
-    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
-    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+    MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
@@ -112,6 +113,10 @@ impl Ledger for PostgresLedger {
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
         read::grants(&self.pool, user).await
+    }
+
+    async fn history(&self, user: UserId, before: Option<u64>, limit: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        history::entries(&self.pool, user, before, limit).await
     }
 
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError> {

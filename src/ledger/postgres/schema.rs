@@ -25,12 +25,29 @@ diesel::table! {
 }
 
 diesel::table! {
+    entitlement_history (user_id, version) {
+        user_id -> Uuid,
+        version -> Int8,
+        level -> Text,
+        expires_at -> Nullable<Timestamptz>,
+        quantity -> Int4,
+        changed_at -> Timestamptz,
+        cause -> Text,
+        event_id -> Nullable<Text>,
+        operator -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        source -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     entitlement_state (user_id) {
         user_id -> Uuid,
         level -> Text,
         expires_at -> Nullable<Timestamptz>,
         version -> Int8,
         changed_at -> Timestamptz,
+        quantity -> Int4,
     }
 }
 

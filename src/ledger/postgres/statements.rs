@@ -98,11 +98,11 @@ statement! {
     /// migration. Such a row, and one that the migration found, ends when that program says, for it may renew it. Its rows of FREE are
     /// no grants; that of a subscription is one that gave nothing when its price was not known.
     ReadAccounts -> (
-        BigInt, Timestamptz, Bool, Nullable<Text>, Nullable<Timestamptz>, Nullable<BigInt>,
+        BigInt, Timestamptz, Bool, Nullable<Text>, Nullable<Timestamptz>, (Nullable<BigInt>, Nullable<Integer>),
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
     ) {
-        "SELECT u.i, clock_timestamp(), x.id IS NOT NULL, s.level, s.expires_at, s.version, \
+        "SELECT u.i, clock_timestamp(), x.id IS NOT NULL, s.level, s.expires_at, s.version, s.quantity, \
            coalesce(g.source_kind, 'legacy') || ':' || coalesce(g.source_id, g.id::text), g.entitlement_level::text, g.status, \
            CASE WHEN g.source_kind <> 'legacy' THEN g.period_end ELSE g.expires_at END, \
            coalesce(g.reported_at, g.created_at, to_timestamp(0)), \
@@ -131,7 +131,7 @@ statement! {
 }
 
 statement! {
-    /// Writes users, grants, states and expired sessions. What must never happen violates a constraint, so that the pipelined
+    /// Writes users, grants, states, their history and expired sessions. What must never happen violates a constraint, so that the pipelined
     /// `COMMIT` after it becomes a rollback: a grant's business key that belongs to another user gives a status that is none
     /// ([`FOREIGN_SOURCE`]), a version that does not grow gives one that is not positive.
     WriteAccounts -> BigInt {
@@ -166,16 +166,31 @@ statement! {
              customer = excluded.customer, snapshots = excluded.snapshots, updated_at = now(), \
              expires_at = CASE WHEN excluded.status = 'active' THEN excluded.period_end ELSE g.created_at END), \
          states AS (\
-           INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, changed_at) \
-           SELECT n.user_id, n.level, n.expires_at, n.version, clock_timestamp() \
+           INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, quantity, changed_at) \
+           SELECT n.user_id, n.level, n.expires_at, n.version, n.quantity, clock_timestamp() \
            FROM unnest(", state_users: [Uuid] as diesel::sql_types::Uuid;
         ", ", state_levels: [&'a str] as Text;
         ", ", state_ends: [Option<DateTime<Utc>>] as Nullable<Timestamptz>;
         ", ", state_versions: [i64] as BigInt;
-        ") AS n(user_id, level, expires_at, version) \
+        ", ", state_quantities: [i32] as Integer;
+        ") AS n(user_id, level, expires_at, version, quantity) \
            ON CONFLICT (user_id) DO UPDATE SET level = excluded.level, expires_at = excluded.expires_at, \
+             quantity = excluded.quantity, \
              version = CASE WHEN s.version < excluded.version THEN excluded.version ELSE 0 END, \
              changed_at = excluded.changed_at), \
+         history AS (\
+           INSERT INTO entitlement_history (user_id, version, level, expires_at, quantity, cause, event_id, operator, reason, source) \
+           SELECT * FROM unnest(", past_users: [Uuid] as diesel::sql_types::Uuid;
+        ", ", past_versions: [i64] as BigInt;
+        ", ", past_levels: [&'a str] as Text;
+        ", ", past_ends: [Option<DateTime<Utc>>] as Nullable<Timestamptz>;
+        ", ", past_quantities: [i32] as Integer;
+        ", ", past_causes: [&'a str] as Text;
+        ", ", past_events: [Option<&'a str>] as Nullable<Text>;
+        ", ", past_operators: [Option<&'a str>] as Nullable<Text>;
+        ", ", past_reasons: [Option<&'a str>] as Nullable<Text>;
+        ", ", past_sources: [Option<String>] as Nullable<Text>;
+        ")), \
          expired AS (\
            UPDATE checkout_sessions SET state = 'expired' WHERE id = ANY(", expired_sessions: [&'a str] as Text;
         ")) \

@@ -14,7 +14,7 @@ use diesel::{
 use super::{
     super::{
         Entry, LedgerError,
-        account::{AccountRow, Loaded, load, snapshots},
+        account::{AccountRow, Loaded, load, quantity, snapshots, version},
         batch::{EventRow, OwnerRow, Subjects, Users, is_retry},
         decide::{Decided, Inbox, Known, Slot, decide, redelivered},
         halving::{Failure, Halving},
@@ -22,7 +22,7 @@ use super::{
     connection::{Loan, classify, micros, moment},
     statements::{
         AccountColumns, ClaimEvent, CorrectEvent, ExpireSession, FindEvent, InsertEvent, InsertUser, ReadAccount,
-        ReadOwner, WakeEvent, WriteGrant, WriteState,
+        ReadOwner, WakeEvent, WriteGrant, WriteHistory, WriteState,
     },
 };
 use crate::domain::{
@@ -202,9 +202,27 @@ pub(super) fn account(
 ) -> QueryResult<Vec<AccountRow>> {
     let rows: Vec<AccountColumns> = ReadAccount { user }.get_results(connection)?;
     let row = |row: AccountColumns| {
-        let (exists, level, end, version, source, grant_level, status, period_end, reported_at, e, s, p, c, all) = row;
+        let (exists, level, end, version, n, source, grant_level, status, period_end, reported_at, e, s, p, c, all) =
+            row;
         let (end, period_end, reported_at) = (end.map(moment), period_end.map(moment), reported_at.map(moment));
-        (place, now, exists, level, end, version, source, grant_level, status, period_end, reported_at, e, s, p, c, all)
+        (
+            place,
+            now,
+            exists,
+            level,
+            end,
+            (version, n),
+            source,
+            grant_level,
+            status,
+            period_end,
+            reported_at,
+            e,
+            s,
+            p,
+            c,
+            all,
+        )
     };
     Ok(rows.into_iter().map(row).collect())
 }
@@ -247,16 +265,35 @@ fn write_account(
         }
     }
     let state = &account.account.entitlement;
+    let changed_at = micros(super::connection::now());
     let write = WriteState {
         user,
         level: state.level.as_str(),
         expires_at: state.expires_at.map(micros),
-        version: i64::try_from(state.version).unwrap_or(i64::MAX),
-        changed_at: micros(super::connection::now()),
+        version: version(state),
+        quantity: quantity(state),
+        changed_at,
     };
     if write.execute(connection).map_err(aborted)? == 0 {
         let refused = LedgerError::Refused { sqlstate: "-".into(), constraint: "a version that does not grow".into() };
         return Err(Failure::Aborted(refused));
+    }
+    for row in &account.history {
+        let source = row.source.as_ref().map(ToString::to_string);
+        let write = WriteHistory {
+            user,
+            version: version(&row.entitlement),
+            level: row.entitlement.level.as_str(),
+            expires_at: row.entitlement.expires_at.map(micros),
+            quantity: quantity(&row.entitlement),
+            changed_at,
+            cause: row.cause,
+            event: row.event.as_ref().map(EventId::as_str),
+            operator: row.operator(),
+            reason: row.reason(),
+            source: source.as_deref(),
+        };
+        write.execute(connection).map_err(aborted)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@
 
 mod apply;
 mod connection;
+mod history;
 mod inbox;
 mod lane;
 mod open;
@@ -36,8 +37,8 @@ use uuid::Uuid;
 pub use self::open::{OpenError, Problem};
 use self::{connection::Pool, lane::SqliteLane};
 use super::{
-    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
-    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+    MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
@@ -194,6 +195,10 @@ impl Ledger for SqliteLedger {
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {
         read::account(&self.shared.readers, user).await.map(|loaded| loaded.account.grants)
+    }
+
+    async fn history(&self, user: UserId, before: Option<u64>, limit: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        history::entries(&self.shared.readers, user, before, limit).await
     }
 
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError> {

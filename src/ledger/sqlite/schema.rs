@@ -25,12 +25,29 @@ diesel::table! {
 }
 
 diesel::table! {
+    entitlement_history (user_id, version) {
+        user_id -> Text,
+        version -> BigInt,
+        level -> Text,
+        expires_at -> Nullable<BigInt>,
+        quantity -> Integer,
+        changed_at -> BigInt,
+        cause -> Text,
+        event_id -> Nullable<Text>,
+        operator -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        source -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     entitlement_state (user_id) {
         user_id -> Text,
         level -> Text,
         expires_at -> Nullable<BigInt>,
         version -> BigInt,
         changed_at -> BigInt,
+        quantity -> Integer,
     }
 }
 

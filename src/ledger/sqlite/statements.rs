@@ -2,7 +2,7 @@
 //! [`ReadAccount`].
 
 use diesel::{
-    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
 
@@ -79,11 +79,11 @@ statement! {
 statement! {
     /// Everything about a user: one row per grant, or one without.
     ReadAccount -> (
-        Bool, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
+        Bool, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
     ) {
-        "SELECT x.id IS NOT NULL, s.level, s.expires_at, s.version, \
+        "SELECT x.id IS NOT NULL, s.level, s.expires_at, s.version, s.quantity, \
            g.source_kind || ':' || g.source_id, g.entitlement_level, g.status, g.period_end, g.reported_at, \
            g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer, g.snapshots \
          FROM (SELECT ", user: &'a str as Text;
@@ -146,14 +146,34 @@ statement! {
 statement! {
     /// Writes a state. Changes no row if its version does not grow.
     WriteState -> () {
-        "INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, changed_at) VALUES (",
+        "INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, quantity, changed_at) VALUES (",
             user: &'a str as Text;
         ", ", level: &'a str as Text;
         ", ", expires_at: Option<i64> as Nullable<BigInt>;
         ", ", version: i64 as BigInt;
+        ", ", quantity: i32 as Integer;
         ", ", changed_at: i64 as BigInt;
         ") ON CONFLICT (user_id) DO UPDATE SET level = excluded.level, expires_at = excluded.expires_at, \
-           version = excluded.version, changed_at = excluded.changed_at WHERE s.version < excluded.version";
+           version = excluded.version, quantity = excluded.quantity, changed_at = excluded.changed_at WHERE s.version < excluded.version";
+    }
+}
+
+statement! {
+    /// Remembers how a state changed.
+    WriteHistory -> () {
+        "INSERT INTO entitlement_history (user_id, version, level, expires_at, quantity, changed_at, cause, event_id, operator, \
+           reason, source) VALUES (", user: &'a str as Text;
+        ", ", version: i64 as BigInt;
+        ", ", level: &'a str as Text;
+        ", ", expires_at: Option<i64> as Nullable<BigInt>;
+        ", ", quantity: i32 as Integer;
+        ", ", changed_at: i64 as BigInt;
+        ", ", cause: &'a str as Text;
+        ", ", event: Option<&'a str> as Nullable<Text>;
+        ", ", operator: Option<&'a str> as Nullable<Text>;
+        ", ", reason: Option<&'a str> as Nullable<Text>;
+        ", ", source: Option<&'a str> as Nullable<Text>;
+        ")";
     }
 }
 
@@ -171,6 +191,7 @@ pub(super) type AccountColumns = (
     Option<String>,
     Option<i64>,
     Option<i64>,
+    Option<i32>,
     Option<String>,
     Option<String>,
     Option<String>,

@@ -22,8 +22,8 @@ use tollgate::{
         subscription::Snapshots,
     },
     ledger::{
-        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
-        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger,
+        LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -149,7 +149,7 @@ impl Books {
         let outcome = if self.inbox.insert(event.clone()) {
             let version = state.version + 1;
             let expires_at = Some(Utc::now() + TimeDelta::days(30));
-            *state = Entitlement { level: Level::parse("PRO").unwrap(), expires_at, version };
+            *state = Entitlement { level: Level::parse("PRO").unwrap(), expires_at, quantity: 1, version };
             Outcome::Applied
         } else {
             Outcome::Duplicate
@@ -205,6 +205,10 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn history(&self, _: UserId, _: Option<u64>, _: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
         Ok(vec![])
     }
 

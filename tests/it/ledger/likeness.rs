@@ -14,7 +14,13 @@ use tollgate::{
 };
 use uuid::Uuid;
 
-use super::{cases::subscription::snapshot, commit, event, purchase_of};
+use super::{
+    cases::{
+        by_hand::{gift, taking},
+        subscription::snapshot,
+    },
+    commit, event, purchase_of, seconds,
+};
 use crate::harness::ledger::{InAFile, OnPostgres, TestLedger};
 
 /// Few users, sessions and events, so that they meet: strangers at one session, bodies under one id, retries of what never came.
@@ -29,7 +35,7 @@ impl Script {
     fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let users = (0..3).map(|_| Uuid::from_u128(random.random()).into()).collect();
-        Self { random, users, began: Utc::now() }
+        Self { random, users, began: seconds(Utc::now().timestamp()) }
     }
 
     fn batch(&mut self) -> Vec<Entry> {
@@ -41,13 +47,17 @@ impl Script {
         let id = format!("evt_{}", random.random_range(0..60));
         let session = format!("cs_{}", random.random_range(0..9));
         let user = *self.users.choose(random).unwrap();
-        let kind = random.random_range(0..24);
+        let kind = random.random_range(0..27);
         if kind < 3 {
             let verdict = match kind {
                 0 => Verdict::Ignored(IgnoreReason::UnhandledType),
                 _ => Verdict::Parked(ParkReason::UnknownLevel),
             };
             return Entry::Note(Note { event: event(&id), verdict, user: (kind == 2).then_some(user) });
+        }
+        if kind >= 24 {
+            let (id, until) = (random.random_range(0..4), self.began + TimeDelta::days(random.random_range(1..9)));
+            return if kind == 24 { taking(user, id) } else { gift(user, id, until) };
         }
         // Trials that are over, and ones that are not for days: no end comes while the test runs.
         let at = Utc::now() - TimeDelta::days(random.random_range(0..14) * 5 + 1);
@@ -91,7 +101,9 @@ async fn kept(on: &dyn TestLedger, users: &[UserId]) -> (Vec<String>, Vec<String
     for user in users {
         let mut grants = on.ledger().grants(*user).await.unwrap();
         grants.sort_by(|one, other| one.source.cmp(&other.source));
-        states.push(format!("{:?} {grants:?}", on.ledger().entitlement(*user).await.unwrap()));
+        let mut history = on.ledger().history(*user, None, 1000).await.unwrap();
+        history.iter_mut().for_each(|entry| entry.changed_at = DateTime::UNIX_EPOCH);
+        states.push(format!("{:?} {grants:?} {history:?}", on.ledger().entitlement(*user).await.unwrap()));
     }
     let inbox = "SELECT id || ' ' || outcome || ' ' || coalesce(reason, '-') || ' ' || coalesce(payload, '-') || ' ' || attempts \
                  || ' ' || coalesce(object_id, '-') || ' ' || coalesce(CAST(user_id AS text), '-') FROM stripe_events ORDER BY id";

@@ -1,7 +1,7 @@
 //! The ledger on real databases: one transaction per batch, two keys against duplicates. What holds of every database is one suite
 //! (`cases`).
 
-mod cases;
+pub(crate) mod cases;
 mod likeness;
 
 use bytes::Bytes;
@@ -54,9 +54,11 @@ on_every_database! {
     a_subscriptions_own_events_replace_what_its_checkout_said
     a_thousand_copies_in_one_batch_are_one_transaction
     an_end_that_is_known_before_all_else_stays_the_end
+    an_id_of_somebody_elses_grant_gives_nothing
     an_ignored_event_is_no_duplicate_once_its_type_is_handled
     an_owner_is_found_by_what_was_bought
     another_object_under_a_known_id_changes_nothing
+    how_many_were_bought_is_part_of_the_state
     many_bodies_under_one_event_id_do_not_fill_the_stack
     nothing_is_written_for_an_owner_who_has_changed
     an_end_waited_for_an_hour_after_its_subscription_was_bought
@@ -72,6 +74,7 @@ on_every_database! {
     the_end_of_a_level_is_a_change_with_a_version_of_its_own
     what_cannot_be_applied_is_tried_more_and_more_rarely
     what_changed_is_listed_newest_first
+    what_changed_is_remembered_with_whose_doing_it_was
 }
 
 pub(crate) fn user() -> UserId {

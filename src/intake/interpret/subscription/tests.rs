@@ -90,6 +90,15 @@ fn grant(meaning: Meaning) -> Grant {
 }
 
 #[test]
+fn how_many_is_said_by_the_item_that_gives_the_level() {
+    let quantity = |value: Value| grant(read(&with(&[("/data/object/items/data/0/quantity", value)]))).quantity();
+    assert_eq!([quantity(json!(5)), quantity(json!(null)), quantity(json!(-5))], [5, 1, 1]);
+    let mut event = sample("created", "acacia");
+    set(&mut event, "/data/object/quantity", json!(7));
+    assert_eq!(grant(read(&event)).quantity(), 1, "the subscription's own field is an older one, and of one item only");
+}
+
+#[test]
 fn what_each_event_gives_in_both_shapes() {
     let [start, end, next] = PERIODS;
     for (name, level, status, until) in [

@@ -34,6 +34,18 @@ pub(in crate::ledger) fn snapshot(
     (status, was): (SubscriptionStatus, Option<SubscriptionStatus>),
     created: DateTime<Utc>,
 ) -> Entry {
+    snapshot_of_many(user, event_id, id, (status, was), created, 1)
+}
+
+/// The same, of so many.
+pub(super) fn snapshot_of_many(
+    user: UserId,
+    event_id: &str,
+    id: &str,
+    (status, was): (SubscriptionStatus, Option<SubscriptionStatus>),
+    created: DateTime<Utc>,
+    quantity: u32,
+) -> Entry {
     let created = DateTime::from_timestamp(created.timestamp(), 0).unwrap();
     let attributes = |status: SubscriptionStatus| BTreeMap::from([("status".to_owned(), format!("{status:?}"))]);
     let snapshot = Snapshot {
@@ -44,6 +56,7 @@ pub(in crate::ledger) fn snapshot(
         started_at: created,
         values: attributes(status),
         before: was.map(attributes).unwrap_or_default(),
+        quantity: Some(quantity),
     };
     let customer = CustomerId::parse(CUSTOMER).unwrap();
     let effect = Effect::Purchase(Grant::of_subscription(&subscription(id), Some(customer), snapshot));
