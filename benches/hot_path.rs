@@ -143,6 +143,7 @@ fn grant(index: i64, now: DateTime<Utc>) -> Grant {
         session: Some(SessionId::parse(&id).unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     }
 }
@@ -268,7 +269,7 @@ fn committed() -> Committed {
     static VERSION: AtomicU64 = AtomicU64::new(1);
     let entitlement =
         Entitlement { level: Level::free(), expires_at: None, version: VERSION.fetch_add(1, Ordering::Relaxed) };
-    Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) }
+    Committed { outcome: Outcome::Applied, entitlement: Some(entitlement), others: Vec::new() }
 }
 
 /// What the actors are measured against: one lock per user, and one task that takes changes in groups.

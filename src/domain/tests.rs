@@ -9,6 +9,7 @@ use super::{
     grant::{Grant, GrantStatus, Source, SourceKind},
     id::{EventId, SessionId},
     level::Level,
+    money::Objects,
     plan::{Mode, Terms, tests::catalogue},
     subscription::Snapshots,
 };
@@ -30,6 +31,7 @@ fn report(event: &str, session: &str, level: &str, status: GrantStatus, created:
         session: Some(SessionId::parse(session).unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     })
 }
@@ -54,7 +56,7 @@ pub(super) fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
 fn run(script: &[Effect], now: DateTime<Utc>) -> Account {
     let mut account = Account::default();
     for effect in script {
-        account.apply(effect, &catalogue(), now);
+        account.apply(effect, &Objects::default(), &catalogue(), now);
     }
     account
 }
@@ -124,9 +126,18 @@ fn when_the_best_grant_lapses_the_next_best_takes_over() {
     let version = account.entitlement.version;
     let end = account.entitlement.expires_at.unwrap();
     let early = end - TimeDelta::seconds(1);
-    assert_eq!(account.apply(&Effect::Lapse { version }, &catalogue(), early), Decision::Superseded);
-    assert_eq!(account.apply(&Effect::Lapse { version: version + 1 }, &catalogue(), end), Decision::Superseded);
-    assert_eq!(account.apply(&Effect::Lapse { version }, &catalogue(), end), Decision::Applied { grant: None });
+    assert_eq!(
+        account.apply(&Effect::Lapse { version }, &Objects::default(), &catalogue(), early),
+        Decision::Superseded
+    );
+    assert_eq!(
+        account.apply(&Effect::Lapse { version: version + 1 }, &Objects::default(), &catalogue(), end),
+        Decision::Superseded
+    );
+    assert_eq!(
+        account.apply(&Effect::Lapse { version }, &Objects::default(), &catalogue(), end),
+        Decision::Applied { grants: vec![] }
+    );
     assert_eq!(account.entitlement.level.as_str(), "PRO");
     assert_eq!(account.entitlement.version, version + 1);
 }
@@ -192,7 +203,7 @@ proptest! {
         let mut account = Account::default();
         for effect in &script {
             let before = account.clone();
-            match account.apply(effect, &catalogue(), time(0)) {
+            match account.apply(effect, &Objects::default(), &catalogue(), time(0)) {
                 Decision::Applied { .. } => {
                     prop_assert_eq!(account.entitlement.version, before.entitlement.version + 1);
                 }
@@ -200,7 +211,7 @@ proptest! {
             }
             // The same effect again never changes anything.
             let once = account.clone();
-            prop_assert_eq!(account.apply(effect, &catalogue(), time(0)), Decision::Superseded);
+            prop_assert_eq!(account.apply(effect, &Objects::default(), &catalogue(), time(0)), Decision::Superseded);
             prop_assert_eq!(&account, &once);
         }
     }

@@ -154,7 +154,7 @@ impl Books {
         } else {
             Outcome::Duplicate
         };
-        Committed { outcome, entitlement: Some(state.clone()) }
+        Committed { outcome, entitlement: Some(state.clone()), others: Vec::new() }
     }
 }
 
@@ -355,6 +355,7 @@ pub(crate) fn delivery_after(age: TimeDelta, user: UserId, event: &str) -> Chang
         session: None,
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     };
     Change { user, found_by: None, cause: Cause::Delivery(record), effect: Effect::Purchase(grant) }

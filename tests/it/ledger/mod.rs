@@ -112,6 +112,7 @@ fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<
             session: Some(SessionId::parse(session).unwrap()),
             payment_intent: None,
             customer: None,
+            hold: None,
             snapshots: Snapshots::default(),
         }),
     })
