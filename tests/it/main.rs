@@ -27,6 +27,7 @@ mod ledger_faults;
 mod ledger_file;
 mod life;
 mod migrations;
+mod money;
 mod operators;
 mod pay_page;
 mod redis_contract;

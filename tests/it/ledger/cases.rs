@@ -1,6 +1,6 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
-pub(super) mod money;
+pub(crate) mod money;
 pub(super) mod subscription;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};

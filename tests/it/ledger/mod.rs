@@ -1,7 +1,7 @@
 //! The ledger on real databases: one transaction per batch, two keys against duplicates. What holds of every database is one suite
 //! (`cases`).
 
-mod cases;
+pub(crate) mod cases;
 mod likeness;
 
 use bytes::Bytes;
