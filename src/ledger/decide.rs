@@ -232,7 +232,10 @@ fn learn(
     catalogue: &Catalogue,
 ) -> Result<Option<Vec<usize>>, ()> {
     let learn = AssertUnwindSafe(|| {
-        let is_new = report.facts.iter().map(|fact| money.learn(fact)).fold(false, |any, new| any || new);
+        let mut is_new = false;
+        for fact in &report.facts {
+            is_new |= money.learn(fact);
+        }
         if !is_new {
             return None;
         }

@@ -16,7 +16,7 @@ use diesel::{QueryResult, result::Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures::{
     TryFutureExt,
-    future::{try_join, try_join4, try_join5},
+    future::{try_join, try_join4},
 };
 
 use super::{
@@ -167,27 +167,22 @@ async fn open(
     };
     let (fresh, waiting) = events;
     let insert = insert_events(fresh);
-    let read = ReadAccounts { users: &users.ids };
+    let accounts = ReadAccounts { users: &users.ids };
     let named: Vec<&str> = named(entries).into_iter().collect();
-    let read_money = ReadObjects { users: &users.ids, names: &named };
-    let owners = async {
+    let objects = ReadObjects { users: &users.ids, names: &named };
+    let read = try_join(accounts.get_results(&mut d), objects.get_results(&mut f));
+    let again = async {
         if subjects.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), read_reaches(connection, entries).await?));
         }
         let (subscriptions, customers) = subjects.columns();
-        ReadOwners { subscriptions: &subscriptions, customers: &customers }.get_results(&mut e).await
+        let owners = ReadOwners { subscriptions: &subscriptions, customers: &customers };
+        try_join(owners.get_results(&mut e).map_err(Failure::from), read_reaches(connection, entries)).await
     };
-    let (begin, insert) = (a.batch_execute("BEGIN"), insert.get_results(&mut c));
-    let read = try_join(read.get_results(&mut d), read_money.get_results(&mut f));
-    let again = try_join(async { owners.await.map_err(Failure::from) }, read_reaches(connection, entries));
-    let into = |error: DieselError| Failure::from(error);
-    let ((), held, mut first, (accounts, objects), (owners, reaches)): (
-        (),
-        Vec<String>,
-        Vec<String>,
-        (Vec<AccountRow>, Vec<ObjectRow>),
-        (Vec<OwnerRow>, Reaches),
-    ) = try_join5(begin.map_err(into), lock.map_err(into), insert.map_err(into), read.map_err(into), again).await?;
+    let begin = a.batch_execute("BEGIN");
+    let first = try_join4(begin, lock, insert.get_results(&mut c), read).map_err(Failure::from);
+    let (((), held, mut first, (accounts, objects)), (owners, reaches)) = try_join(first, again).await?;
+    let held: Vec<String> = held;
     if !waiting.ids.is_empty() {
         let mut again = connection;
         let claimed: Vec<String> = claim_events(waiting).get_results(&mut again).await?;
