@@ -86,11 +86,11 @@ fn subscribed(user: UserId, event_id: &str, session: &str, subscription: &str) -
     entry
 }
 
-/// As callers do: whoever has come to depend on it meanwhile is looked for again.
+/// As callers and Stripe do: whoever has come to depend on it meanwhile is looked for again, and what certainly was not written is sent again.
 async fn insist(lane: &mut dyn Lane, entry: Entry) -> Committed {
     loop {
         match commit(lane, vec![entry.clone()]).await.pop().unwrap() {
-            Err(LedgerError::OwnerChanged | LedgerError::Contended) => {}
+            Err(LedgerError::OwnerChanged | LedgerError::Contended | LedgerError::Unavailable(_)) => {}
             result => return result.unwrap(),
         }
     }
