@@ -143,6 +143,7 @@ fn grant(index: i64, now: DateTime<Utc>) -> Grant {
         session: Some(SessionId::parse(&id).unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     }
 }
@@ -272,7 +273,7 @@ fn committed() -> Committed {
         quantity: 1,
         version: VERSION.fetch_add(1, Ordering::Relaxed),
     };
-    Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) }
+    Committed { outcome: Outcome::Applied, entitlement: Some(entitlement), others: Vec::new() }
 }
 
 /// What the actors are measured against: one lock per user, and one task that takes changes in groups.

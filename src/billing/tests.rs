@@ -253,6 +253,7 @@ fn grant(level: &str, kind: SourceKind, status: GrantStatus, period_end: DateTim
         session: SessionId::parse("cs_test_1").ok(),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     }
 }

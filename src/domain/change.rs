@@ -8,6 +8,7 @@ use super::{
     event::EventRecord,
     grant::{Grant, GrantStatus, Source},
     id::{CustomerId, SessionId, SubscriptionId, UserId},
+    money::Objects,
     plan::Catalogue,
 };
 
@@ -144,12 +145,12 @@ impl Default for Account {
 }
 
 /// What a change did to an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The account changed and its version grew by one. If a grant was touched, this is its place in `grants`.
+    /// The account changed and its version grew by one.
     Applied {
-        /// Place in [`Account::grants`] of the grant to be written.
-        grant: Option<usize>,
+        /// Places in [`Account::grants`] of the grants to be written.
+        grants: Vec<usize>,
     },
     /// What was known before holds; the account is as it was.
     Superseded,
@@ -157,8 +158,8 @@ pub enum Decision {
 
 impl Account {
     /// Applies one effect: pure, total, and the same for every order of the same effects (but for the version, which counts
-    /// the changes that were applied).
-    pub fn apply(&mut self, effect: &Effect, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
+    /// the changes that were applied). `money` is what is known of the objects that the grants depend on, the new one's included.
+    pub fn apply(&mut self, effect: &Effect, money: &Objects, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
         let grant = match effect {
             Effect::Purchase(report) if self.is_told_of_elsewhere(report) => return Decision::Superseded,
             Effect::Purchase(report) => match self.grants.iter().position(|known| known.source == report.source) {
@@ -199,10 +200,32 @@ impl Account {
                 None
             }
         };
+        let mut grants = self.weigh_grants(money);
+        grants.extend(grant.filter(|place| !grants.contains(place)));
+        self.refold(catalogue, now);
+        Decision::Applied { grants }
+    }
+
+    /// Applies what was learnt about money: changes the account if a grant is held that was not, or the reverse.
+    pub fn weigh(&mut self, money: &Objects, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
+        let grants = self.weigh_grants(money);
+        if grants.is_empty() {
+            return Decision::Superseded;
+        }
+        self.refold(catalogue, now);
+        Decision::Applied { grants }
+    }
+
+    /// Gives the places of those whose hold is another one than before.
+    fn weigh_grants(&mut self, money: &Objects) -> Vec<usize> {
+        let weighed = self.grants.iter_mut().map(|grant| grant.weigh(money.hold(grant)));
+        weighed.enumerate().filter_map(|(place, changed)| changed.then_some(place)).collect()
+    }
+
+    fn refold(&mut self, catalogue: &Catalogue, now: DateTime<Utc>) {
         let (level, expires_at, quantity) = fold(&self.grants, catalogue, now);
         let version = self.entitlement.version.saturating_add(1);
         self.entitlement = Entitlement { level, expires_at, quantity, version };
-        Decision::Applied { grant }
     }
 
     /// Whether a grant of another source was taken from the same event: the program that Tollgate replaces was told, too, and

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId},
+    id::{CustomerId, EventId, ObjectId, PaymentIntentId, SessionId, SubscriptionId},
     level::Level,
+    money::Hold,
     subscription::{Snapshot, Snapshots},
 };
 
@@ -107,8 +108,10 @@ pub struct Grant {
     pub source: Source,
     /// What is granted.
     pub level: Level,
-    /// What is known of the purchase.
+    /// What reports said of the purchase.
     pub status: GrantStatus,
+    /// What keeps it from being used although it was paid. Worked out of the facts about its money, never reported.
+    pub hold: Option<Hold>,
     /// When access ends if the purchase is paid, by Stripe's times, never by our clock: a retry gives the same answer.
     pub period_end: DateTime<Utc>,
     /// Stripe's time of the event this report was taken from.
@@ -134,6 +137,7 @@ impl Grant {
             source: Source { kind: SourceKind::Subscription, id: id.as_str().into() },
             level: Level::free(),
             status: GrantStatus::Pending,
+            hold: None,
             period_end: snapshot.ends_at,
             reported_at: snapshot.created,
             event: None,
@@ -170,6 +174,7 @@ impl Grant {
             payment_intent: None,
             customer: None,
             snapshots: Snapshots::default(),
+            hold: None,
         }
     }
 
@@ -184,6 +189,31 @@ impl Grant {
     #[must_use]
     pub fn quantity(&self) -> u32 {
         self.snapshots.latest().map_or(1, Snapshot::quantity)
+    }
+
+    /// How it stands by reports and money together: what readers of the ledger's table are shown.
+    #[must_use]
+    pub const fn standing(&self) -> GrantStatus {
+        match (self.status, self.hold) {
+            (GrantStatus::Active, Some(Hold::Suspended)) => GrantStatus::Suspended,
+            (GrantStatus::Active, Some(Hold::Revoked)) => GrantStatus::Revoked,
+            (status, _) => status,
+        }
+    }
+
+    /// Takes the hold that follows from money; one that was not paid has none. Returns whether it is another one than before.
+    pub fn weigh(&mut self, hold: Option<Hold>) -> bool {
+        let hold = hold.filter(|_| self.status == GrantStatus::Active);
+        std::mem::replace(&mut self.hold, hold) != hold
+    }
+
+    /// Whether the object is its subscription, its payment or its customer.
+    #[must_use]
+    pub fn depends_on(&self, object: &ObjectId) -> bool {
+        let id = object.as_str();
+        (self.source.kind == SourceKind::Subscription && &*self.source.id == id)
+            || self.payment_intent.as_ref().is_some_and(|payment| payment.as_str() == id)
+            || self.customer.as_ref().is_some_and(|customer| customer.as_str() == id)
     }
 
     /// Whether it was paid for, whatever became of it since. What a person gave was not: it uses up no trial.
@@ -202,7 +232,7 @@ impl Grant {
     /// Whether the level may be used at `now`.
     #[must_use]
     pub fn is_live(&self, now: DateTime<Utc>) -> bool {
-        self.status == GrantStatus::Active && now < self.period_end && !self.level.is_free()
+        self.standing() == GrantStatus::Active && now < self.period_end && !self.level.is_free()
     }
 
     /// Joins another report of the same purchase: the more certain status holds, of equal ones the earlier report (the first

@@ -11,6 +11,7 @@ pub mod grant;
 pub mod id;
 pub mod level;
 pub mod live;
+pub mod money;
 pub mod plan;
 pub mod price;
 pub mod subscription;

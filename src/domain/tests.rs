@@ -10,6 +10,7 @@ use super::{
     grant::{Grant, GrantStatus, Source, SourceKind},
     id::{EventId, SessionId, SubscriptionId},
     level::Level,
+    money::Objects,
     plan::{Mode, Terms, tests::catalogue},
     subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
 };
@@ -31,6 +32,7 @@ fn report(event: &str, session: &str, level: &str, status: GrantStatus, created:
         session: Some(SessionId::parse(session).unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     })
 }
@@ -55,7 +57,7 @@ pub(super) fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
 fn run(script: &[Effect], now: DateTime<Utc>) -> Account {
     let mut account = Account::default();
     for effect in script {
-        account.apply(effect, &catalogue(), now);
+        account.apply(effect, &Objects::default(), &catalogue(), now);
     }
     account
 }
@@ -125,9 +127,18 @@ fn when_the_best_grant_lapses_the_next_best_takes_over() {
     let version = account.entitlement.version;
     let end = account.entitlement.expires_at.unwrap();
     let early = end - TimeDelta::seconds(1);
-    assert_eq!(account.apply(&Effect::Lapse { version }, &catalogue(), early), Decision::Superseded);
-    assert_eq!(account.apply(&Effect::Lapse { version: version + 1 }, &catalogue(), end), Decision::Superseded);
-    assert_eq!(account.apply(&Effect::Lapse { version }, &catalogue(), end), Decision::Applied { grant: None });
+    assert_eq!(
+        account.apply(&Effect::Lapse { version }, &Objects::default(), &catalogue(), early),
+        Decision::Superseded
+    );
+    assert_eq!(
+        account.apply(&Effect::Lapse { version: version + 1 }, &Objects::default(), &catalogue(), end),
+        Decision::Superseded
+    );
+    assert_eq!(
+        account.apply(&Effect::Lapse { version }, &Objects::default(), &catalogue(), end),
+        Decision::Applied { grants: vec![] }
+    );
     assert_eq!(account.entitlement.level.as_str(), "PRO");
     assert_eq!(account.entitlement.version, version + 1);
 }
@@ -143,14 +154,18 @@ fn what_a_person_gave_is_one_more_grant_until_a_person_takes_it() {
     assert_eq!((account.entitlement.level.as_str(), account.entitlement.expires_at), ("TEAM", Some(time(1000))));
 
     let again = Effect::GiveByHand(Grant { period_end: time(9999), ..gift.clone() });
-    assert_eq!(account.apply(&again, &catalogue(), time(2)), Decision::Superseded, "the same id is the same grant");
+    assert_eq!(
+        account.apply(&again, &Objects::default(), &catalogue(), time(2)),
+        Decision::Superseded,
+        "the same id is the same grant"
+    );
     let take = Effect::TakeByHand(gift.source.clone());
-    assert_eq!(account.apply(&take, &catalogue(), time(3)), Decision::Applied { grant: Some(1) });
+    assert_eq!(account.apply(&take, &Objects::default(), &catalogue(), time(3)), Decision::Applied { grants: vec![1] });
     assert_eq!((account.entitlement.level.as_str(), account.entitlement.version), ("PRO", 3));
     assert_eq!(account.grants[1].period_end, time(1000), "what it was is kept");
     for late in [take, Effect::GiveByHand(gift)] {
         assert_eq!(
-            account.apply(&late, &catalogue(), time(4)),
+            account.apply(&late, &Objects::default(), &catalogue(), time(4)),
             Decision::Superseded,
             "a late retry gives nothing back"
         );
@@ -162,7 +177,7 @@ fn what_was_bought_is_not_taken_by_hand() {
     let bought = report("evt_1", "cs_a", "PRO", GrantStatus::Active, 0);
     let mut account = run(&[bought], time(1));
     let take = Effect::TakeByHand(account.grants[0].source.clone());
-    assert_eq!(account.apply(&take, &catalogue(), time(2)), Decision::Superseded);
+    assert_eq!(account.apply(&take, &Objects::default(), &catalogue(), time(2)), Decision::Superseded);
     assert_eq!(account.entitlement.level.as_str(), "PRO");
 }
 
@@ -174,7 +189,7 @@ fn a_trial_given_by_hand_counts_beside_the_one_that_everybody_has() {
     for order in permutations(&[own, Effect::GiveByHand(given.clone())]) {
         let mut account = run(&order, time(1));
         assert_eq!(account.entitlement.expires_at, Some(time(30 * 86_400)), "given although there was one");
-        account.apply(&Effect::TakeByHand(given.source.clone()), &catalogue(), time(2));
+        account.apply(&Effect::TakeByHand(given.source.clone()), &Objects::default(), &catalogue(), time(2));
         assert_eq!(account.entitlement.expires_at, Some(end_of_own), "nor was that one used up");
     }
 }
@@ -206,7 +221,7 @@ fn the_quantity_is_that_of_the_grant_that_holds_and_never_a_sum() {
         }
     }
     let mut ended = run(&[seats("sub_1", 100, Some(5))], time(1));
-    ended.apply(&Effect::Lapse { version: 1 }, &catalogue(), time(100));
+    ended.apply(&Effect::Lapse { version: 1 }, &Objects::default(), &catalogue(), time(100));
     assert_eq!((ended.entitlement.level.is_free(), ended.entitlement.quantity), (true, 1));
 }
 
@@ -271,7 +286,7 @@ proptest! {
         let mut account = Account::default();
         for effect in &script {
             let before = account.clone();
-            match account.apply(effect, &catalogue(), time(0)) {
+            match account.apply(effect, &Objects::default(), &catalogue(), time(0)) {
                 Decision::Applied { .. } => {
                     prop_assert_eq!(account.entitlement.version, before.entitlement.version + 1);
                 }
@@ -279,7 +294,7 @@ proptest! {
             }
             // The same effect again never changes anything.
             let once = account.clone();
-            prop_assert_eq!(account.apply(effect, &catalogue(), time(0)), Decision::Superseded);
+            prop_assert_eq!(account.apply(effect, &Objects::default(), &catalogue(), time(0)), Decision::Superseded);
             prop_assert_eq!(&account, &once);
         }
     }

@@ -2,6 +2,7 @@
 //! the same bytes mean the same whenever they are read.
 
 mod fetched;
+mod money;
 mod subscription;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::domain::{
     id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId, UserId},
     level::Level,
     live::LiveCatalogue,
+    money::Report,
     plan::{Catalogue, Mode, Plan},
     subscription::Snapshots,
 };
@@ -29,6 +31,8 @@ pub enum Meaning {
     Change(Change),
     /// It changes what somebody may do whom it does not name. Its cause is always the event.
     Unowned(Unowned),
+    /// It says something of money, whomever that concerns. Its cause is always the event.
+    Report(Report),
     /// It changes nothing and is recorded.
     Note(Note),
 }
@@ -40,6 +44,7 @@ impl Meaning {
         match self {
             Self::Change(change) => change.cause.event(),
             Self::Unowned(unowned) => unowned.cause.event(),
+            Self::Report(report) => report.cause.event(),
             Self::Note(note) => Some(&note.event),
         }
     }
@@ -72,6 +77,17 @@ enum Occasion {
     Expired,
     /// Whatever happened to it: the event carries the whole subscription.
     Subscription,
+    /// Whatever happened to it: the event carries the whole refund.
+    Refund,
+    /// The event carries the charge.
+    Refunded,
+    /// Whatever happened to it: the event carries the whole dispute.
+    Dispute,
+    InvoicePaid,
+    /// What it tells of the invoice's ties is true also where it is not paid in full.
+    InvoicePaymentSucceeded,
+    InvoicePayment,
+    CustomerDeleted,
 }
 
 impl Occasion {
@@ -89,7 +105,30 @@ impl Occasion {
             | "customer.subscription.pending_update_applied"
             | "customer.subscription.pending_update_expired"
             | "customer.subscription.trial_will_end" => Some(Self::Subscription),
+            "refund.created" | "refund.updated" | "refund.failed" | "charge.refund.updated" => Some(Self::Refund),
+            "charge.refunded" => Some(Self::Refunded),
+            "charge.dispute.created"
+            | "charge.dispute.updated"
+            | "charge.dispute.closed"
+            | "charge.dispute.funds_withdrawn"
+            | "charge.dispute.funds_reinstated" => Some(Self::Dispute),
+            "invoice.paid" => Some(Self::InvoicePaid),
+            "invoice.payment_succeeded" => Some(Self::InvoicePaymentSucceeded),
+            "invoice_payment.paid" => Some(Self::InvoicePayment),
+            "customer.deleted" => Some(Self::CustomerDeleted),
             _ => None,
+        }
+    }
+
+    /// Why an event of another type is only acknowledged.
+    fn none_of(kind: &str) -> IgnoreReason {
+        match kind {
+            "invoice.payment_failed"
+            | "invoice.payment_action_required"
+            | "invoice.finalization_failed"
+            | "invoice.marked_uncollectible"
+            | "invoice.voided" => IgnoreReason::ToldElsewhere,
+            _ => IgnoreReason::UnhandledType,
         }
     }
 }
@@ -149,7 +188,10 @@ impl Interpreter {
         };
         match occasion {
             Occasion::Subscription => self.of_subscription(object, previous, record, cause),
-            _ => self.of_session(occasion, object, record, cause),
+            Occasion::Completed | Occasion::PaymentSucceeded | Occasion::PaymentFailed | Occasion::Expired => {
+                self.of_session(occasion, object, record, cause)
+            }
+            _ => money::meaning(occasion, object, record, cause),
         }
     }
 
@@ -179,7 +221,7 @@ impl Interpreter {
         if self.livemode.is_some_and(|livemode| event.record.livemode != livemode) {
             return Err(IgnoreReason::LivemodeMismatch);
         }
-        let occasion = Occasion::of(&event.record.kind).ok_or(IgnoreReason::UnhandledType)?;
+        let occasion = Occasion::of(&event.record.kind).ok_or_else(|| Occasion::none_of(&event.record.kind))?;
         Ok((occasion, object, previous))
     }
 
@@ -227,6 +269,7 @@ impl Interpreter {
                 payment_intent,
                 // Only for people to look at; old accounts have customers with ids of their own making.
                 customer: session.customer.as_ref().and_then(|reference| CustomerId::parse(&reference.id()?).ok()),
+                hold: None,
                 snapshots: Snapshots::default(),
             }),
         ))

@@ -8,8 +8,9 @@ use crate::domain::{
     change::Account,
     entitlement::{Entitlement, fold},
     grant::{Grant, GrantStatus, Source},
-    id::{CustomerId, EventId, PaymentIntentId, SessionId},
+    id::{CustomerId, EventId, ObjectId, PaymentIntentId, SessionId},
     level::Level,
+    money::{Facts, Hold, Object, Objects},
     plan::{Catalogue, Interval},
     subscription::Snapshots,
 };
@@ -30,7 +31,8 @@ impl ParkedRow {
 }
 
 /// One row per grant of a user, or one without: the user's place (from 1), the database's clock, whether `users` has the user;
-/// level, end, version and quantity of the state; the grant's source (kind and id), level, status, end, time of report, event, session,
+/// level, end, version and quantity of the state; the grant's source (kind and id), level, status (what reports said and how it stands, if
+/// that is not the same), end, time of report, event, session,
 /// payment, customer and snapshots.
 pub(super) type AccountRow = (
     i64,
@@ -77,6 +79,16 @@ impl Loaded {
         }
         let (level, expires_at, quantity) = fold(&self.account.grants, catalogue, self.now);
         Entitlement { level, expires_at, quantity, version: state.version }
+    }
+
+    /// Marks the account, and the grants at these places, as to be written.
+    pub(super) fn touch(&mut self, grants: &[usize]) {
+        self.changed = true;
+        for grant in grants {
+            if !self.touched.contains(grant) {
+                self.touched.push(*grant);
+            }
+        }
     }
 
     /// The grants to be written.
@@ -145,10 +157,16 @@ fn grant(
     period_end: DateTime<Utc>,
     reported_at: DateTime<Utc>,
 ) -> Option<Grant> {
+    let (reported, standing) = status.split_once(' ').unwrap_or((status, status));
     Some(Grant {
         source: Source::parse(source)?,
         level: Level::parse(level).ok()?,
-        status: GrantStatus::from_word(status)?,
+        status: GrantStatus::from_word(reported)?,
+        hold: match GrantStatus::from_word(standing)? {
+            GrantStatus::Suspended if standing != reported => Some(Hold::Suspended),
+            GrantStatus::Revoked if standing != reported => Some(Hold::Revoked),
+            _ => None,
+        },
         period_end,
         reported_at,
         event: None,
@@ -159,13 +177,42 @@ fn grant(
     })
 }
 
+/// How a grant stands, and what reports said where that is something else.
+pub(super) fn standing(grant: &Grant) -> (&'static str, Option<&'static str>) {
+    let (standing, reported) = (grant.standing(), grant.status);
+    (standing.as_str(), (standing != reported).then_some(reported.as_str()))
+}
+
 /// A grant's snapshots as they are kept; none if there are none.
 pub(super) fn snapshots(grant: &Grant) -> Result<Option<String>, LedgerError> {
     if grant.snapshots.is_empty() {
         return Ok(None);
     }
-    let text = serde_json::to_string(&grant.snapshots);
-    text.map(Some).map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "snapshots".into() })
+    serde_json::to_string(&grant.snapshots).map(Some).map_err(|_| unreadable("snapshots"))
+}
+
+/// What is known of an object: id, parent, end of the period it paid, facts.
+pub(super) type ObjectRow = (String, Option<String>, Option<DateTime<Utc>>, String);
+
+/// What is known, as the databases give it. Nothing is guessed of what cannot be read: a hold would be lost.
+pub(super) fn objects(rows: impl IntoIterator<Item = ObjectRow>) -> Result<Objects, LedgerError> {
+    let mut objects = Objects::default();
+    for (id, parent, period_end, facts) in rows {
+        let of = |text: &str| ObjectId::parse(text).map_err(|_| unreadable("id"));
+        let parent = parent.as_deref().map(of).transpose()?;
+        let facts: Facts = serde_json::from_str(&facts).map_err(|_| unreadable("facts"))?;
+        objects.recall(of(&id)?, Object { parent, period_end, facts });
+    }
+    Ok(objects)
+}
+
+/// An object's facts as they are kept.
+pub(super) fn facts(object: &Object) -> Result<String, LedgerError> {
+    serde_json::to_string(&object.facts).map_err(|_| unreadable("facts"))
+}
+
+fn unreadable(what: &str) -> LedgerError {
+    LedgerError::Refused { sqlstate: "-".into(), constraint: what.into() }
 }
 
 /// A session as the ledger keeps it, but for its page; none if its id or level cannot be read.

@@ -122,7 +122,11 @@ impl<'a> Halving<'a> {
 }
 
 fn parked_as_foreign() -> Slot {
-    Slot::Committed(Committed { outcome: Outcome::Parked(ParkReason::ForeignSource), entitlement: None })
+    Slot::Committed(Committed {
+        outcome: Outcome::Parked(ParkReason::ForeignSource),
+        entitlement: None,
+        others: Vec::new(),
+    })
 }
 
 /// A change whose grant is another user's, as a parked event to be recorded; none if it is parked already, or no event. Recording that again

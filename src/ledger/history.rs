@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::{
     by_hand::Remark,
-    change::{Account, Cause, Change},
+    change::{Account, Cause},
     entitlement::Entitlement,
     grant::Source,
     id::EventId,
@@ -48,9 +48,9 @@ pub(super) struct HistoryRow {
 impl HistoryRow {
     /// What there is to remember of a change that was applied and touched the grant at that place; none if it changed nothing that
     /// anybody could notice.
-    pub(super) fn of(change: &Change, before: &Entitlement, after: &Account, grant: Option<usize>) -> Option<Self> {
+    pub(super) fn of(cause: &Cause, before: &Entitlement, after: &Account, grant: Option<usize>) -> Option<Self> {
         let entitlement = &after.entitlement;
-        let remark = match &change.cause {
+        let remark = match cause {
             Cause::Operator(remark) => Some(remark.clone()),
             Cause::Delivery(_) | Cause::Retry(_) | Cause::Fetched | Cause::Time => None,
         };
@@ -62,8 +62,8 @@ impl HistoryRow {
         }
         Some(Self {
             entitlement: entitlement.clone(),
-            cause: change.cause.as_str(),
-            event: change.cause.event().map(|event| event.id.clone()),
+            cause: cause.as_str(),
+            event: cause.event().map(|event| event.id.clone()),
             source: grant.and_then(|place| after.grants.get(place)).map(|grant| grant.source.clone()),
             remark,
         })

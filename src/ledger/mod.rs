@@ -12,6 +12,7 @@ mod halving;
 mod history;
 mod inbox;
 pub mod postgres;
+mod reach;
 pub mod sqlite;
 mod statement;
 
@@ -35,6 +36,7 @@ use crate::domain::{
     grant::Grant,
     id::{CustomerId, EventId, SessionId, UserId},
     level::Level,
+    money::Report,
     plan::Interval,
 };
 
@@ -75,17 +77,19 @@ impl fmt::Display for Epoch {
 pub enum Entry {
     /// Something that happened to a user.
     Change(Change),
+    /// What an event said of money, which concerns whoever depends on it.
+    Report(Report),
     /// An event to be recorded only.
     Note(Note),
 }
 
 impl Entry {
-    /// Whose lock it needs.
+    /// Whose change it is.
     #[must_use]
     pub const fn user(&self) -> Option<UserId> {
         match self {
             Self::Change(change) => Some(change.user),
-            Self::Note(_) => None,
+            Self::Report(_) | Self::Note(_) => None,
         }
     }
 
@@ -94,6 +98,7 @@ impl Entry {
     pub const fn event(&self) -> Option<&EventRecord> {
         match self {
             Self::Change(change) => change.cause.event(),
+            Self::Report(report) => report.cause.event(),
             Self::Note(note) => Some(&note.event),
         }
     }
@@ -104,8 +109,10 @@ impl Entry {
 pub struct Committed {
     /// What became of the entry.
     pub outcome: Outcome,
-    /// The user's state after it, where a user was loaded.
+    /// The user's state after it, if the entry names one.
     pub entitlement: Option<Entitlement>,
+    /// The states of users whom it does not name and has changed.
+    pub others: Vec<(UserId, Entitlement)>,
 }
 
 /// Called exactly once with an entry's result, as soon as it is certain. If it is dropped instead, the outcome is unknown.

@@ -169,6 +169,7 @@ impl Operators {
         let (user, outcome) = match payload.map(|payload| self.interpreter.read_again(&payload)) {
             Some(Ok(Meaning::Change(change))) => (Some(change.user), self.entitlements.apply(change).await?),
             Some(Ok(Meaning::Unowned(unowned))) => self.entitlements.apply_unowned(unowned).await?,
+            Some(Ok(Meaning::Report(report))) => (None, self.entitlements.report(report).await?),
             Some(Ok(Meaning::Note(note))) => {
                 return Ok(match note.verdict {
                     Verdict::Parked(reason) => Tried::StillParked(reason.to_string()),

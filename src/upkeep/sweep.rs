@@ -70,12 +70,15 @@ pub(super) async fn parked(upkeep: Upkeep) {
                         upkeep.entitlements.apply(change).await.map(|outcome| (Some(user), outcome))
                     }
                     Some(Meaning::Unowned(unowned)) => upkeep.entitlements.apply_unowned(unowned).await,
+                    Some(Meaning::Report(report)) => {
+                        upkeep.entitlements.report(report).await.map(|outcome| (None, outcome))
+                    }
                     Some(Meaning::Note(_)) | None => return,
                 };
                 match result {
-                    Ok((Some(user), Outcome::Applied)) => {
+                    Ok((user, Outcome::Applied)) => {
                         metrics::counter!("tollgate_events_unparked_total").increment(1);
-                        tracing::info!(event.id = %event.id, user.id = %user, "applied parked event");
+                        tracing::info!(event.id = %event.id, user.id = user.map(tracing::field::display), "applied parked event");
                     }
                     Ok((_, outcome)) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
                     Err(error) => {
@@ -127,7 +130,11 @@ mod tests {
         let shown = |counts: &[(&str, u64)]| {
             let counts: Vec<_> = counts
                 .iter()
-                .map(|(reason, count)| ParkedCount { reason: (*reason).to_owned(), count: *count, oldest: clock::now() })
+                .map(|(reason, count)| ParkedCount {
+                    reason: (*reason).to_owned(),
+                    count: *count,
+                    oldest: clock::now(),
+                })
                 .collect();
             metrics::with_local_recorder(&recorder, || show_parked(&counts));
             recorder.handle().render()

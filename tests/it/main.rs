@@ -29,6 +29,7 @@ mod ledger_faults;
 mod ledger_file;
 mod life;
 mod migrations;
+mod money;
 mod operators;
 mod pay_page;
 mod portal;

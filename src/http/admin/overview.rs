@@ -69,7 +69,7 @@ impl<'a> From<&'a Grant> for GrantAnswer<'a> {
             source: grant.source.kind.as_str(),
             source_id: &grant.source.id,
             level: grant.level.as_str(),
-            status: grant.status.as_str(),
+            status: grant.standing().as_str(),
             quantity: grant.quantity(),
             period_end: grant.period_end,
             event_id: grant.event.as_ref().map(|event| event.as_str()),

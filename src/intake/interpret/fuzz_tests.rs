@@ -21,6 +21,7 @@ use crate::{
         change::{Cause, Change, Effect, Unowned},
         event::EventRecord,
         grant::{Grant, GrantStatus},
+        money::Report,
         plan::{Catalogue, Charge, Mode},
     },
     intake::fuzz_cases,
@@ -63,6 +64,7 @@ fn essence(meaning: Meaning) -> Meaning {
     match meaning {
         Meaning::Change(change) => Meaning::Change(Change { cause: cause(change.cause), ..change }),
         Meaning::Unowned(unowned) => Meaning::Unowned(Unowned { cause: cause(unowned.cause), ..unowned }),
+        Meaning::Report(report) => Meaning::Report(Report { cause: cause(report.cause), ..report }),
         Meaning::Note(mut note) => {
             note.event = blank(note.event);
             Meaning::Note(note)
@@ -184,7 +186,7 @@ proptest! {
         let (user, effect) = match meaning {
             Meaning::Change(change) => (Some(change.user.to_string()), change.effect),
             Meaning::Unowned(unowned) => (None, unowned.effect),
-            Meaning::Note(_) => return Ok(()),
+            Meaning::Report(_) | Meaning::Note(_) => return Ok(()),
         };
         // What the other reader cannot hold (half characters, what is nested too deep) is in no field that grants.
         if let (Effect::Purchase(grant), Ok(event)) = (effect, serde_json::from_slice::<Value>(&body)) {

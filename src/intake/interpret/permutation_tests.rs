@@ -20,6 +20,7 @@ use crate::domain::{
     entitlement::fold,
     grant::{Grant, SourceKind},
     id::UserId,
+    money::{Objects, Report},
     plan::Catalogue,
 };
 
@@ -28,6 +29,7 @@ struct Book<'a> {
     catalogue: &'a Catalogue,
     now: i64,
     accounts: BTreeMap<UserId, Account>,
+    money: Objects,
     waiting: Vec<&'a Meaning>,
 }
 
@@ -51,6 +53,10 @@ impl<'a> Book<'a> {
                 Owner::User(user) => (user, &unowned.effect),
                 Owner::Nobody | Owner::Several => return false,
             },
+            Meaning::Report(report) => {
+                self.learn(report);
+                return true;
+            }
             Meaning::Note(note) => panic!("a script of what is understood: {note:?}"),
         };
         if self.is_foreign(user, effect) {
@@ -58,9 +64,18 @@ impl<'a> Book<'a> {
         }
         let account = self.accounts.entry(user).or_default();
         let before = account.clone();
-        let decision = account.apply(effect, self.catalogue, at(self.now));
+        let decision = account.apply(effect, &self.money, self.catalogue, at(self.now));
         assert_eq!(decision == Decision::Superseded, *account == before);
         true
+    }
+
+    fn learn(&mut self, report: &Report) {
+        for fact in &report.facts {
+            self.money.learn(fact);
+        }
+        for account in self.accounts.values_mut() {
+            account.weigh(&self.money, self.catalogue, at(self.now));
+        }
     }
 
     fn grants(&self) -> impl Iterator<Item = (UserId, &Grant)> {
@@ -120,7 +135,13 @@ fn run(script: &Script) -> usize {
         let mut order: Vec<usize> = (0..count).chain(twice).collect();
         order.sort_unstable();
         loop {
-            let mut book = Book { catalogue: &catalogue, now, accounts: BTreeMap::new(), waiting: Vec::new() };
+            let mut book = Book {
+                catalogue: &catalogue,
+                now,
+                accounts: BTreeMap::new(),
+                money: Objects::default(),
+                waiting: Vec::new(),
+            };
             order.iter().for_each(|place| book.deliver(&meanings[*place]));
             let found = book.end();
             let expected = end.get_or_insert_with(|| found.clone());

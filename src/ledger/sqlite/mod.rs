@@ -6,13 +6,14 @@
 //! Backup and restore).
 //!
 //! `open` makes the file ready, `connection` lends connections, `statements` holds the hot SQL, `apply` is the one write transaction,
-//! `lane` takes batches, `read` and `upkeep` are everything else.
+//! `money` reads and writes what it knows of payments, `lane` takes batches, `read` and `upkeep` are everything else.
 
 mod apply;
 mod connection;
 mod history;
 mod inbox;
 mod lane;
+mod money;
 mod open;
 mod read;
 mod schema;

@@ -2,6 +2,7 @@
 
 pub(crate) mod by_hand;
 mod fetched;
+pub(crate) mod money;
 pub(super) mod subscription;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -26,6 +27,13 @@ pub(super) use self::by_hand::{
 pub(super) use self::fetched::{
     a_customer_is_that_of_the_newest_purchase_and_nobody_elses,
     a_fetched_purchase_and_its_event_are_one_grant_in_either_order,
+};
+pub(super) use self::money::{
+    a_chain_from_user_to_refund_may_be_completed_by_any_link, a_customer_deleted_while_many_buy_as_it_takes_from_all,
+    a_deleted_customer_takes_from_all_who_bought_as_it, a_dispute_lost_after_an_upgrade_is_of_the_period_it_paid,
+    a_refund_and_its_payment_at_the_same_instant_always_meet, a_refund_of_an_older_period_takes_nothing,
+    a_refund_takes_what_was_bought_and_gives_it_back_if_it_fails, links_of_a_chain_at_the_same_instant_always_meet,
+    money_of_nobody_is_kept, two_events_for_one_change_of_money_are_one,
 };
 pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,

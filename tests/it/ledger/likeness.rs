@@ -7,7 +7,8 @@ use tollgate::{
         change::{Cause, Change, Effect, Subject},
         event::{IgnoreReason, ParkReason},
         grant::GrantStatus,
-        id::{CustomerId, SessionId, SubscriptionId, UserId},
+        id::{CustomerId, PaymentIntentId, SessionId, SubscriptionId, UserId},
+        money::{DisputeStatus, RefundStatus},
         subscription::SubscriptionStatus,
     },
     ledger::{Entry, LedgerError, Note, Verdict},
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use super::{
     cases::{
         by_hand::{gift, taking},
+        money,
         subscription::snapshot,
     },
     commit, event, purchase_of, seconds,
@@ -47,7 +49,10 @@ impl Script {
         let id = format!("evt_{}", random.random_range(0..60));
         let session = format!("cs_{}", random.random_range(0..9));
         let user = *self.users.choose(random).unwrap();
-        let kind = random.random_range(0..27);
+        let kind = random.random_range(0..37);
+        if kind >= 27 {
+            return self.report(&id);
+        }
         if kind < 3 {
             let verdict = match kind {
                 0 => Verdict::Ignored(IgnoreReason::UnhandledType),
@@ -63,6 +68,12 @@ impl Script {
         let at = Utc::now() - TimeDelta::days(random.random_range(0..14) * 5 + 1);
         let level = if random.random() { "PRO" } else { "TRIAL" };
         let Entry::Change(mut change) = purchase_of(user, &id, &session, level, at) else { unreachable!() };
+        if let Effect::Purchase(grant) = &mut change.effect
+            && random.random()
+        {
+            grant.payment_intent = PaymentIntentId::parse(&format!("pi_{}", random.random_range(0..5))).ok();
+            grant.customer = CustomerId::parse(&format!("cus_{}", random.random_range(1..8))).ok();
+        }
         match (&mut change.effect, kind) {
             (Effect::Purchase(grant), 3..10) => {
                 grant.status = if kind < 7 { GrantStatus::Pending } else { GrantStatus::Revoked };
@@ -94,6 +105,34 @@ impl Script {
             cause => Entry::Change(Change { cause, ..change }),
         }
     }
+
+    /// Few payments, invoices and subscriptions, so that purchases depend on them.
+    fn report(&mut self, id: &str) -> Entry {
+        use DisputeStatus::{Lost, NeedsResponse, WarningNeedsResponse, Won};
+        use RefundStatus::{Canceled, Failed, Pending, Succeeded};
+        let random = &mut self.random;
+        let payment = format!("pi_{}", random.random_range(0..5));
+        let invoice = format!("in_{}", random.random_range(0..6));
+        let second = random.random_range(1..9);
+        match random.random_range(0..12) {
+            0..2 => money::refunded(id, &payment, [0, 500, 2900][random.random_range(0..3)], second),
+            2..4 => {
+                let status = *[Pending, Succeeded, Canceled, Failed].choose(random).unwrap();
+                money::refund(id, &payment, "re_1", status, second)
+            }
+            4..6 => {
+                let status = *[Lost, NeedsResponse, WarningNeedsResponse, Won].choose(random).unwrap();
+                money::disputed(id, &payment, status, second)
+            }
+            6..8 => money::tie(id, &payment, &invoice, None),
+            8..11 => {
+                let subscription = format!("sub_{}", random.random_range(0..4));
+                let end = random.random_bool(0.8).then(|| 1_900_000_000 + random.random_range(0..3));
+                money::tie(id, &invoice, &subscription, end)
+            }
+            _ => money::deleted(id, &format!("cus_{}", random.random_range(4..30))),
+        }
+    }
 }
 
 async fn kept(on: &dyn TestLedger, users: &[UserId]) -> (Vec<String>, Vec<String>) {
@@ -107,6 +146,8 @@ async fn kept(on: &dyn TestLedger, users: &[UserId]) -> (Vec<String>, Vec<String
     }
     let inbox = "SELECT id || ' ' || outcome || ' ' || coalesce(reason, '-') || ' ' || coalesce(payload, '-') || ' ' || attempts \
                  || ' ' || coalesce(object_id, '-') || ' ' || coalesce(CAST(user_id AS text), '-') FROM stripe_events ORDER BY id";
+    let objects = "SELECT id || ' ' || coalesce(parent, '-') || ' ' || facts FROM stripe_objects ORDER BY id";
+    states.extend(on.column(objects).await);
     (states, on.column(inbox).await)
 }
 
