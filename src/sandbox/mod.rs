@@ -1,17 +1,24 @@
 //! A local Stripe look-alike: API, pay page, signed webhooks with retries and duplicates. Loopback only.
 
 mod api;
+mod billing;
+mod changes;
 mod checkout;
+mod clocks;
 mod collection;
 mod control;
 mod courier;
 mod disk;
 mod events;
 pub mod form;
+mod happenings;
+mod life;
 mod objects;
 mod params;
 mod pay;
 pub mod pay_page;
+mod payments;
+mod portal;
 mod refusal;
 mod server;
 mod state;
@@ -29,7 +36,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 use tokio::sync::{oneshot, watch};
 
-pub use self::server::is_of_a_proxy;
+pub use self::{billing::AfterRetries, life::Happening, server::is_of_a_proxy};
 use self::{
     courier::Courier,
     disk::Disk,
@@ -88,6 +95,12 @@ pub enum SandboxError {
     /// No endpoint takes this event, or none could be reached.
     #[error("the event could not be delivered: {0}")]
     Undelivered(String),
+    /// There is nothing it could happen to; the sentence says what is missing.
+    #[error("{0}")]
+    Impossible(&'static str),
+    /// What happened may not be in the file.
+    #[error("{0}")]
+    NotKept(String),
 }
 
 /// How fast things happen that take hours at Stripe.
@@ -257,5 +270,7 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tests;

@@ -28,10 +28,9 @@ use super::{
     api::{self, Call, Reply},
     control,
     courier::Courier,
-    events::now,
     form,
     objects::{API_VERSION, new_id},
-    pay,
+    pay, portal,
     refusal::Refusal,
     state::Shared,
 };
@@ -89,6 +88,12 @@ pub(super) fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server
             .route("/c/pay/{id}/settle", web::post().to(pay::settle))
             .route("/c/pay/{id}/cancel", web::get().to(pay::cancel))
             .route("/c/assets/{path}", web::get().to(pay::asset))
+            .route("/p/session/{id}", web::get().to(portal::show))
+            .route("/p/session/{id}", web::post().to(portal::submit))
+            .route("/sandbox/clock", web::get().to(control::clock))
+            .route("/sandbox/clock", web::post().to(control::advance))
+            .route("/sandbox/after-retries", web::post().to(control::set_after_retries))
+            .route("/sandbox/charges/{id}/dispute", web::post().to(control::dispute))
             .route("/sandbox/switches", web::get().to(control::switches))
             .route("/sandbox/switches", web::post().to(control::set_switches))
             .route("/sandbox/events/{id}/redeliver", web::post().to(control::redeliver))
@@ -175,14 +180,12 @@ async fn answer(request: &HttpRequest, body: Result<Bytes, actix_web::Error>, si
     site.admit(request.headers())?;
     let params = params(request, body)?;
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-    let call = Call {
-        method: request.method().as_str(),
-        path: request.path(),
-        request_id: &request_id,
-        idempotency_key: idempotency_key(request.headers())?,
-        now: now(),
-    };
-    let (done, receipt) = site.shared.change(|state| api::answer(state, &call, params));
+    let (method, path, idempotency_key) =
+        (request.method().as_str(), request.path(), idempotency_key(request.headers())?);
+    let (done, receipt) = site.shared.change(|state| {
+        let call = Call { method, path, request_id: &request_id, idempotency_key, now: state.now() };
+        api::answer(state, &call, params)
+    });
     let reply = done?;
     receipt.kept().await.map_err(|error| Refusal::internal(error.to_string()))?;
     Ok(reply)
