@@ -2,6 +2,7 @@
 
 mod api;
 mod delivery;
+mod life;
 mod pay;
 mod receiver;
 mod shape;
