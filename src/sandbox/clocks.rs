@@ -48,6 +48,17 @@ impl State {
         self.time(now())
     }
 
+    /// The sandbox's time, after all that is due by then has happened: whoever acts now acts later than that, and events say so.
+    pub(super) fn caught_up(&mut self) -> i64 {
+        let time = self.now();
+        while !self.is_advancing()
+            && let Some((at, what, id)) = next(self, None).filter(|(at, ..)| *at <= time)
+        {
+            act(self, what, &id, &Cause::at(at));
+        }
+        self.now()
+    }
+
     /// The time of a customer: his own clock's, or `otherwise`.
     pub(super) fn time_of(&self, customer: Option<&str>, otherwise: i64) -> i64 {
         let clock = customer.and_then(|id| self.customers.get(id)).and_then(|customer| customer.test_clock.as_ref());

@@ -117,8 +117,9 @@ pub(super) async fn dispute(request: HttpRequest, charge: Path<String>, site: Da
         return refuse(&refusal);
     }
     let (dispute, receipt) = site.shared.change(|state| {
+        let now = state.caught_up();
         let customer = state.charges.get(&charge).filter(|charge| charge.succeeded)?.customer.clone();
-        let cause = Cause::at(state.time_of(customer.as_deref(), state.now()));
+        let cause = Cause::at(state.time_of(customer.as_deref(), now));
         payments::dispute(state, &charge, false, &cause);
         state.disputes.iter().next_back().map(|dispute| dispute.shown())
     });

@@ -107,6 +107,8 @@ pub(super) async fn advance(shared: &Arc<Shared>, goal: i64) -> Result<(), NotKe
 /// Does it at once. What time must bring is given as the moment to wait for.
 fn live(state: &mut State, user: UserId, happening: Happening) -> Result<Option<i64>, SandboxError> {
     use SandboxError::Impossible;
+
+    state.caught_up();
     let subscription = newest_subscription(state, user);
     let subscribed = || subscription.clone().ok_or(Impossible("There is no subscription: buy one first"));
     let cause = |customer: Option<&str>| Cause::at(state.time_of(customer, state.now()));

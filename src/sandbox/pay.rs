@@ -62,7 +62,7 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     let payer = Payer { email: said(kept.email), name: said(kept.name) };
     // `false` means that another click was quicker: all of them are answered alike.
     let (_is_first, receipt) = site.shared.change(|state| {
-        let now = state.now();
+        let now = state.caught_up();
         checkout::complete(state, &id, payment, payer, now)
     });
     if let Err(error) = receipt.kept().await {
@@ -100,7 +100,7 @@ pub(super) async fn settle(request: HttpRequest, id: Path<String>, body: Bytes, 
     };
     // `false` means that it was settled before, which the page shows.
     let (_is_first, receipt) = site.shared.change(|state| {
-        let now = state.now();
+        let now = state.caught_up();
         checkout::settle(state, &id, succeeded, now)
     });
     if let Err(error) = receipt.kept().await {
@@ -132,7 +132,7 @@ pub(super) async fn asset(path: Path<String>) -> HttpResponse {
 async fn find(site: &Site, id: &str) -> Result<(Session, Option<String>), HttpResponse> {
     let (found, receipt) = site.shared.change(|state| {
         // The timer may be late.
-        checkout::expire_due(state, state.now());
+        state.caught_up();
         let session = state.sessions.get(id)?.clone();
         let email = checkout::known_email(state, &session);
         Some((session, email))

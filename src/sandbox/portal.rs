@@ -79,8 +79,9 @@ fn view(state: &State, id: &str) -> Option<View> {
 
 /// Does it. `false`: it cannot be done; `None`: there is no such page.
 fn grant(state: &mut State, id: &str, wish: &str, subscription: &str, price: &str) -> Option<bool> {
+    let now = state.caught_up();
     let View { portal, subscriptions, prices, .. } = view(state, id)?;
-    let cause = Cause::at(state.time_of(Some(&portal.customer), state.now()));
+    let cause = Cause::at(state.time_of(Some(&portal.customer), now));
     let card = match wish {
         "pay_with_good_card" => Some(Card::Pays),
         "pay_with_failing_card" => Some(Card::FailsLater),

@@ -183,7 +183,8 @@ async fn answer(request: &HttpRequest, body: Result<Bytes, actix_web::Error>, si
     let (method, path, idempotency_key) =
         (request.method().as_str(), request.path(), idempotency_key(request.headers())?);
     let (done, receipt) = site.shared.change(|state| {
-        let call = Call { method, path, request_id: &request_id, idempotency_key, now: state.now() };
+        let now = state.caught_up();
+        let call = Call { method, path, request_id: &request_id, idempotency_key, now };
         api::answer(state, &call, params)
     });
     let reply = done?;
