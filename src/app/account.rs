@@ -68,6 +68,7 @@ pub(super) async fn start_sandbox(
     sandbox: &SandboxConfig,
     socket: Socket,
     activity: &Activity,
+    tell_ahead: fn(i64),
 ) -> anyhow::Result<(Sandbox, SandboxKeys)> {
     let keys = SandboxKeys::load_or_create(&sandbox.directory).context("the sandbox's keys")?;
     let settings = SandboxSettings {
@@ -75,6 +76,7 @@ pub(super) async fn start_sandbox(
         file: sandbox.directory.join(SANDBOX_FILE),
         secret_key: keys.stripe_key.clone(),
         webhook_secret: keys.webhook_secret.clone(),
+        tell_ahead,
     };
     let running = Sandbox::start(settings, activity.clone()).await.context("the sandbox")?;
     Ok((running, keys))

@@ -39,6 +39,7 @@ use crate::{
     actor::{ActorLimits, Entitlements},
     auth::{self, ServiceTokens, SessionVerifier},
     billing::{Billing, Fulfilment},
+    clock,
     config::{CacheStore, Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
     domain::live::LiveCatalogue,
@@ -60,6 +61,14 @@ const LEDGER_READS: usize = 64;
 const DEMO_SESSION: Duration = Duration::from_secs(600);
 /// How often observations are counted into their buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// Who is told of the sandbox's time. PostgreSQL has a clock of its own, which nobody puts ahead.
+const fn tell_ahead(config: &Config) -> fn(i64) {
+    match config.ledger.store {
+        LedgerStore::Sqlite(_) => clock::put_ahead,
+        LedgerStore::Postgres(_) => |_| {},
+    }
+}
+
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -91,7 +100,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let cache = stores::open_cache(&config)?;
     let activity = if config.sandbox.is_some() { Activity::watched() } else { Activity::unwatched() };
     let sandbox = match config.sandbox.as_ref().zip(sandbox) {
-        Some((settings, socket)) => Some(account::start_sandbox(settings, socket, &activity).await?),
+        Some((settings, socket)) => {
+            Some(account::start_sandbox(settings, socket, &activity, tell_ahead(&config)).await?)
+        }
         None => None,
     };
     let account = match &sandbox {

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{DemoError, Shared, visitor::read};
 use crate::{
-    domain::id::EventId,
+    domain::id::{EventId, UserId},
     http::{ApiError, body},
-    sandbox::{Delivery, Sandbox, SandboxError, Switches},
+    sandbox::{Delivery, Happening, Sandbox, SandboxError, Switches},
 };
 
-/// Whose deliveries the page repeats and disturbs.
+/// Stripe's side: whose deliveries the page repeats and disturbs, and where it lets things happen.
 #[async_trait]
 pub trait Deliveries: Send + Sync {
     /// Delivers an event once more, at once.
@@ -23,6 +23,21 @@ pub trait Deliveries: Send + Sync {
     /// # Errors
     /// The event is unknown, or was not taken.
     async fn redeliver(&self, event: &str) -> Result<Delivery, SandboxError>;
+
+    /// Lets something happen to what a user bought, and waits until it has.
+    ///
+    /// # Errors
+    /// There is nothing it could happen to, or it was not kept.
+    async fn happen(&self, user: UserId, happening: Happening) -> Result<(), SandboxError>;
+
+    /// Opens the customer portal; gives its address.
+    ///
+    /// # Errors
+    /// The user is no customer, or it was not kept.
+    async fn open_portal(&self, user: UserId, return_url: &str) -> Result<String, SandboxError>;
+
+    /// The sandbox's time, in Unix seconds.
+    fn now(&self) -> i64;
 
     /// How deliveries misbehave now.
     fn switches(&self) -> Switches;
@@ -35,6 +50,18 @@ pub trait Deliveries: Send + Sync {
 impl Deliveries for Sandbox {
     async fn redeliver(&self, event: &str) -> Result<Delivery, SandboxError> {
         self.redeliver(event).await
+    }
+
+    async fn happen(&self, user: UserId, happening: Happening) -> Result<(), SandboxError> {
+        self.happen(user, happening).await
+    }
+
+    async fn open_portal(&self, user: UserId, return_url: &str) -> Result<String, SandboxError> {
+        self.open_portal(user, return_url).await
+    }
+
+    fn now(&self) -> i64 {
+        self.now()
     }
 
     fn switches(&self) -> Switches {

@@ -23,6 +23,8 @@ pub(super) enum DemoError {
     UnknownEvent,
     /// The service's own endpoint did not take a delivery.
     Undelivered,
+    /// There is nothing it could happen to; the sentence says what is missing.
+    Impossible(&'static str),
     /// Too many pages watch.
     TooManyStreams,
     /// What may happen to any request.
@@ -49,6 +51,7 @@ impl DemoError {
             Self::Undelivered => {
                 (StatusCode::BAD_GATEWAY, "UNDELIVERED", "The event could not be delivered; the log says why")
             }
+            Self::Impossible(why) => (StatusCode::CONFLICT, "IMPOSSIBLE", why),
             Self::TooManyStreams => {
                 (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "Too many pages are watching: close one")
             }
@@ -89,10 +92,12 @@ impl From<ApiError> for DemoError {
 
 impl From<SandboxError> for DemoError {
     fn from(error: SandboxError) -> Self {
-        tracing::warn!(error = %error, "event not delivered again");
+        tracing::warn!(error = %error, "the sandbox did not do it");
         match error {
             SandboxError::UnknownEvent => Self::UnknownEvent,
             SandboxError::Undelivered(_) => Self::Undelivered,
+            SandboxError::Impossible(why) => Self::Impossible(why),
+            SandboxError::NotKept(_) => Self::Api(ApiError::Internal),
         }
     }
 }

@@ -10,6 +10,7 @@ mod deliveries;
 mod error;
 mod feed;
 mod guard;
+mod life;
 mod pages;
 mod visitor;
 
@@ -90,6 +91,8 @@ pub fn routes(demo: Demo) -> impl FnOnce(&mut ServiceConfig) {
             .service(site("/demo/session", "POST", [web::post().to(visitor::session)]))
             .service(site("/demo/activity", READ, [read(feed::stream)]))
             .service(site("/demo/deliver-again", "POST", [web::post().to(deliveries::again)]))
+            .service(site("/demo/life", "GET, HEAD, POST", [read(life::time), web::post().to(life::happen)]))
+            .service(site("/demo/portal", "POST", [web::post().to(life::portal)]))
             .service(site(
                 "/demo/switches",
                 "GET, HEAD, POST",

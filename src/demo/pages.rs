@@ -54,7 +54,7 @@ static HOME: LazyLock<File> = LazyLock::new(|| file!("home.html", HTML));
 static SUCCESS: LazyLock<File> = LazyLock::new(|| file!("success.html", HTML));
 static CANCEL: LazyLock<File> = LazyLock::new(|| file!("cancel.html", HTML));
 
-pub(super) static ASSETS: LazyLock<[File; 12]> = LazyLock::new(|| {
+pub(super) static ASSETS: LazyLock<[File; 13]> = LazyLock::new(|| {
     [
         file!("icon.svg", SVG),
         file!("demo.css", CSS),
@@ -67,6 +67,7 @@ pub(super) static ASSETS: LazyLock<[File; 12]> = LazyLock::new(|| {
         file!("live.js", SCRIPT),
         file!("strip.js", SCRIPT),
         file!("home.js", SCRIPT),
+        file!("life.js", SCRIPT),
         file!("success.js", SCRIPT),
     ]
 });

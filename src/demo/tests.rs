@@ -22,7 +22,7 @@ use crate::{
     activity::Step,
     auth::{self, SessionVerifier},
     http::RequestId,
-    sandbox::{Delivery, SandboxError, Switches},
+    sandbox::{Delivery, Happening, SandboxError, Switches},
 };
 
 const JWT_SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -42,6 +42,18 @@ impl Deliveries for OneEvent {
             "evt_lost" => Err(SandboxError::Undelivered("connection refused by 10.0.0.1".to_owned())),
             _ => Err(SandboxError::UnknownEvent),
         }
+    }
+
+    async fn happen(&self, user: UserId, _happening: Happening) -> Result<(), SandboxError> {
+        if user.to_string() == USER { Ok(()) } else { Err(SandboxError::Impossible("There is no subscription")) }
+    }
+
+    async fn open_portal(&self, _user: UserId, return_url: &str) -> Result<String, SandboxError> {
+        Ok(format!("http://127.0.0.1:3002/p/session/bps_1?back={return_url}"))
+    }
+
+    fn now(&self) -> i64 {
+        1_800_000_000
     }
 
     fn switches(&self) -> Switches {
@@ -445,4 +457,21 @@ async fn so_many_may_watch_and_one_who_leaves_makes_room() {
     watching.pop();
     watching.push(watch_after(&demo, None).await);
     assert_eq!(get(&demo, "/demo/activity").await.status(), 503);
+}
+
+#[actix_web::test]
+async fn things_happen_to_whom_they_can_happen() {
+    let demo = demo();
+    assert_eq!(body(get(&demo, "/demo/life").await).await, json!({ "now": 1_800_000_000 }));
+    let of = |user: &str, happening: &str| json!({ "userId": user, "happening": happening }).to_string();
+    let done = post(&demo, "/demo/life", &of(USER, "monthPasses")).await;
+    assert_eq!(body(done).await, json!({ "now": 1_800_000_000 }));
+    let other = "1c9d5b7e-84f2-4a36-b0d8-63e7a2f4c592";
+    let refused = refusal(post(&demo, "/demo/life", &of(other, "refund")).await).await;
+    assert_eq!(refused, (409, "IMPOSSIBLE".to_owned()));
+    for wrong in [of(USER, "miracle"), of("x", "refund"), "{}".to_owned()] {
+        assert_eq!(refusal(post(&demo, "/demo/life", &wrong).await).await.0, 400, "{wrong}");
+    }
+    let portal = body(post(&demo, "/demo/portal", &json!({ "userId": USER }).to_string()).await).await;
+    assert_eq!(portal["url"], "http://127.0.0.1:3002/p/session/bps_1?back=http://localhost:3000/");
 }

@@ -1,17 +1,23 @@
 //! What happens to sessions, each thing at once and at most once.
 
 use super::{
+    billing::{self, Wanted},
     events::emit,
-    objects::{Customer, Delayed, Mode, Origin, Payer, PaymentStatus, Session, Status, new_id, user_of},
+    happenings::{Cause, tell},
+    objects::{Customer, Delayed, Method, Mode, Origin, Payer, PaymentStatus, Session, Status, user_of},
+    pay_page::Card,
+    payments::{self, Due},
     state::State,
 };
 use crate::activity::Step;
+
+const DAY: i64 = 24 * 60 * 60;
 
 /// How the buyer pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Payment {
     /// The money is there.
-    Now,
+    Now(Card),
     /// The money comes later, or not.
     Later,
 }
@@ -24,20 +30,38 @@ pub(super) fn complete(state: &mut State, id: &str, payment: Payment, payer: Pay
     session.status = Status::Complete;
     session.payment_status = match payment {
         _ if free => PaymentStatus::NoPaymentRequired,
-        Payment::Now => PaymentStatus::Paid,
+        Payment::Now(_) => PaymentStatus::Paid,
         Payment::Later => PaymentStatus::Unpaid,
     };
     session.delayed = (payment == Payment::Later && !free).then_some(Delayed::Waiting);
     if session.customer.is_none() && (session.mode == Mode::Subscription || session.always_customer) {
         session.customer = Some(new_customer(state, &session, &payer, now));
     }
+    session.payer = Some(payer);
+    let method = match payment {
+        Payment::Now(card) => Some(Method::new(card)),
+        Payment::Later => None,
+    };
+    let cause = Cause::at(state.time_of(session.customer.as_deref(), now));
     match session.mode {
         // Since API version 2025-03-31 there is no subscription before its first payment.
-        Mode::Subscription if session.delayed.is_none() => subscribe(&mut session),
-        Mode::Payment if !free => session.payment_intent = Some(new_id("pi_3", 24)),
+        Mode::Subscription if session.delayed.is_none() => subscribe(state, &mut session, method, &cause),
+        Mode::Payment if !free => {
+            let due = Due {
+                amount: session.amount(),
+                currency: session.currency.clone(),
+                customer: session.customer.clone(),
+                description: None,
+                metadata: session.child_metadata.clone(),
+            };
+            let intent = payments::open(state, due, cause.now);
+            session.payment_intent = Some(intent.clone());
+            if session.delayed.is_none() {
+                payments::charge(state, &intent, method.as_ref(), email(&session), &cause);
+            }
+        }
         Mode::Subscription | Mode::Payment => {}
     }
-    session.payer = Some(payer);
     let (user, paid) = (user_of(&session.metadata), session.payment_status != PaymentStatus::Unpaid);
     state.activity.tell(user, || Step::SessionCompleted { session: session.id.clone(), paid });
     finish(state, session, "checkout.session.completed", Origin::default(), now);
@@ -55,15 +79,22 @@ pub(super) fn decline(state: &State, id: &str) {
 pub(super) fn settle(state: &mut State, id: &str, succeeded: bool, now: i64) -> bool {
     let waiting = |session: &&Session| session.delayed == Some(Delayed::Waiting);
     let Some(mut session) = state.sessions.get(id).filter(waiting).cloned() else { return false };
+    let cause = Cause::at(state.time_of(session.customer.as_deref(), now));
+    let intent = session.payment_intent.clone();
     let kind = if succeeded {
         session.delayed = Some(Delayed::Arrived);
         session.payment_status = PaymentStatus::Paid;
-        if session.mode == Mode::Subscription {
-            subscribe(&mut session);
+        match intent {
+            Some(intent) => _ = payments::charge(state, &intent, None, email(&session), &cause),
+            // What comes of a bank transfer is charged to a card from then on.
+            None => subscribe(state, &mut session, Some(Method::new(Card::Pays)), &cause),
         }
         "checkout.session.async_payment_succeeded"
     } else {
         session.delayed = Some(Delayed::Failed);
+        if let Some(intent) = intent.and_then(|id| state.intents.get(&id)).cloned() {
+            tell(state, "payment_intent.payment_failed", &intent, &cause);
+        }
         "checkout.session.async_payment_failed"
     };
     finish(state, session, kind, Origin::default(), now);
@@ -100,9 +131,32 @@ fn open(state: &mut State, id: &str, now: i64) -> Option<Session> {
     state.sessions.get(id).filter(|session| session.status == Status::Open).cloned()
 }
 
-fn subscribe(session: &mut Session) {
-    session.subscription = Some(new_id("sub_1", 24));
-    session.invoice = Some(new_id("in_1", 24));
+fn email(session: &Session) -> Option<String> {
+    session.payer.as_ref().and_then(|payer| payer.email.clone())
+}
+
+/// The subscription begins, with its customer's card.
+fn subscribe(state: &mut State, session: &mut Session, method: Option<Method>, cause: &Cause) {
+    let Some(customer) = session.customer.clone() else { return };
+    if let (Some(found), Some(method)) = (state.customers.get(&customer).cloned(), &method) {
+        // Only whom nothing has been charged to before: a card that is there stays his first.
+        let method = found.method.clone().unwrap_or_else(|| method.clone());
+        state.put(Customer { method: Some(method), ..found });
+    }
+    let lines = session.lines.iter().map(|line| (line.priced(session), line.quantity));
+    let (items, once) = lines.partition(|(price, _)| price.recurring.is_some());
+    let wanted = Wanted {
+        customer,
+        items,
+        once,
+        method,
+        metadata: session.child_metadata.clone(),
+        trial_end: session.trial_days.map(|days| cause.now.saturating_add(days.saturating_mul(DAY))),
+        pauses_without_card: false,
+    };
+    let id = billing::subscribe(state, wanted, cause);
+    session.invoice = state.subscriptions.get(&id).and_then(|subscription| subscription.latest_invoice.clone());
+    session.subscription = Some(id);
 }
 
 fn new_customer(state: &mut State, session: &Session, payer: &Payer, now: i64) -> String {

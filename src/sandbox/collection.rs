@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    objects::{Customer, Endpoint, Event, Session},
+    objects::{
+        Charge, Clock, Customer, Dispute, Endpoint, Event, Invoice, InvoicePayment, PaymentIntent, Portal, Refund,
+        Session, Shift, Subscription,
+    },
     state::{Answer, Pending},
 };
 
@@ -36,6 +39,16 @@ kept! {
     Endpoint, "endpoint", id;
     Pending, "pending", id;
     Answer, "answer", key;
+    Subscription, "subscription", id;
+    Invoice, "invoice", id;
+    InvoicePayment, "invoice_payment", id;
+    PaymentIntent, "payment_intent", id;
+    Charge, "charge", id;
+    Refund, "refund", id;
+    Dispute, "dispute", id;
+    Clock, "test_clock", id;
+    Shift, "shift", id;
+    Portal, "portal", id;
 }
 
 /// Objects of one kind.

@@ -12,9 +12,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    Delivery, Pace, SandboxError,
-    checkout::expire_due,
-    events::{now, now_ms},
+    Delivery, Pace, SandboxError, clocks,
+    events::{self, now, now_ms},
     objects::{Endpoint, Event},
     state::{Pending, Shared, State},
 };
@@ -75,15 +74,21 @@ impl Courier {
     pub(super) async fn run(self: &Arc<Self>) {
         loop {
             let (work, _kept_later) = self.shared.change(|state| {
-                expire_due(state, now());
+                let has_more = clocks::step(state, now());
                 state.forget_old(now());
-                take_work(state, now_ms())
+                (take_work(state, now_ms()), has_more)
             });
+            let (work, has_more) = work;
             for id in work.deliveries {
                 tokio::spawn(Arc::clone(self).attempt(id));
             }
             if !work.overtaken.is_empty() {
                 tokio::spawn(Arc::clone(self).overtake(work.overtaken));
+            }
+            if has_more {
+                // One thing at a time: each is kept by itself.
+                tokio::task::yield_now().await;
+                continue;
             }
             let pause = work.next.map_or(PAUSE_MAX, |next| millis(next.saturating_sub(now_ms())).min(PAUSE_MAX));
             // Whether time or a change ended the wait: both are looked at.
@@ -233,8 +238,9 @@ fn take_work(state: &mut State, now: i64) -> Work {
     }
     // What is due and has no room is looked at when a place becomes free.
     let next_due = state.due.iter().map(|(at, _)| *at).find(|at| *at > now);
-    let next_expiry = state.open.first().map(|(at, _)| at.saturating_mul(1000));
-    work.next = [next_due, next_expiry, state.pile.as_ref().map(|pile| pile.until)].into_iter().flatten().min();
+    let shift = state.now().saturating_sub(events::now());
+    let next_own = clocks::next_due(state).map(|at| at.saturating_sub(shift).saturating_mul(1000));
+    work.next = [next_due, next_own, state.pile.as_ref().map(|pile| pile.until)].into_iter().flatten().min();
     work
 }
 

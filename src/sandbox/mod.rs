@@ -1,17 +1,24 @@
 //! A local Stripe look-alike: API, pay page, signed webhooks with retries and duplicates. Loopback only.
 
 mod api;
+mod billing;
+mod changes;
 mod checkout;
+mod clocks;
 mod collection;
 mod control;
 mod courier;
 mod disk;
 mod events;
 pub mod form;
+mod happenings;
+mod life;
 mod objects;
 mod params;
 mod pay;
 pub mod pay_page;
+mod payments;
+mod portal;
 mod refusal;
 mod server;
 mod state;
@@ -29,7 +36,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 use tokio::sync::{oneshot, watch};
 
-pub use self::server::is_of_a_proxy;
+pub use self::{billing::AfterRetries, life::Happening, server::is_of_a_proxy};
 use self::{
     courier::Courier,
     disk::Disk,
@@ -50,6 +57,8 @@ pub struct SandboxSettings {
     pub secret_key: SecretString,
     /// Signs deliveries to the service's own endpoint: `whsec_…`.
     pub webhook_secret: SecretString,
+    /// Is told by how many seconds the sandbox's time is ahead of the real one, before any event of that time is delivered.
+    pub tell_ahead: fn(i64),
 }
 
 /// How deliveries misbehave, on purpose.
@@ -88,6 +97,12 @@ pub enum SandboxError {
     /// No endpoint takes this event, or none could be reached.
     #[error("the event could not be delivered: {0}")]
     Undelivered(String),
+    /// There is nothing it could happen to; the sentence says what is missing.
+    #[error("{0}")]
+    Impossible(&'static str),
+    /// What happened may not be in the file.
+    #[error("{0}")]
+    NotKept(String),
 }
 
 /// How fast things happen that take hours at Stripe.
@@ -152,7 +167,7 @@ impl Sandbox {
         if state.endpoints.iter().all(|endpoint| endpoint.target.is_some()) {
             state.put(Endpoint::own(events::now()));
         }
-        let shared = Arc::new(Shared::new(state));
+        let shared = Arc::new(Shared::new(state, settings.tell_ahead));
         let courier = Arc::new(Courier::new(Arc::clone(&shared), settings.webhook_secret, pace)?);
         let site = Site::new(Arc::clone(&shared), Arc::clone(&courier), &settings.secret_key);
 
@@ -257,5 +272,7 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,11 @@ impl Params {
         }
     }
 
+    /// What is there.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.values.keys().cloned().collect()
+    }
+
     /// Whether it is there as one value.
     pub(super) fn is_text(&self, key: &str) -> bool {
         self.values.get(key).is_some_and(Value::is_string)

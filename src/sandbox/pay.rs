@@ -13,9 +13,10 @@ use url::{Url, form_urlencoded};
 use super::{
     checkout::{self, Payment},
     disk::NotKept,
-    events::now,
     objects::{Delayed, Payer, Recurring, Session, Status},
-    pay_page::{self, CardOutcome, FieldError, FieldErrors, KeptFields, Method, PayState, PayView},
+    pay_page::{
+        self, Card, CardOutcome, DeclineReason, FieldError, FieldErrors, KeptFields, Method, PayState, PayView,
+    },
     server::Site,
 };
 
@@ -42,14 +43,13 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
     let kept = KeptFields::of(&fields);
     let payment = match pay_page::read(&fields, chrono::Utc::now()) {
-        Ok(Method::Card(CardOutcome::Approved)) => Payment::Now,
-        Ok(Method::Card(CardOutcome::Declined(reason))) => {
-            checkout::decline(&site.shared.look(), &id);
-            let state = PayState::Declined(reason.sentence().to_owned());
-            return page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(&session, email) });
+        Ok(Method::Card(CardOutcome::Approved(Card::FailsLater))) if session.amount() > 0 => {
+            return declined(&site, DeclineReason::Generic, kept, &session, email);
         }
+        Ok(Method::Card(CardOutcome::Approved(card))) => Payment::Now(card),
+        Ok(Method::Card(CardOutcome::Declined(reason))) => return declined(&site, reason, kept, &session, email),
         Ok(Method::Delayed) => Payment::Later,
-        Ok(Method::Free) if session.amount() == 0 => Payment::Now,
+        Ok(Method::Free) if session.amount() == 0 => Payment::Now(Card::Pays),
         Ok(Method::Free) => {
             let errors = FieldErrors { method: Some(FieldError::NoMethod), ..FieldErrors::default() };
             return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
@@ -61,7 +61,10 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     let said = |text: String| Some(text).filter(|text| !text.is_empty());
     let payer = Payer { email: said(kept.email), name: said(kept.name) };
     // `false` means that another click was quicker: all of them are answered alike.
-    let (_is_first, receipt) = site.shared.change(|state| checkout::complete(state, &id, payment, payer, now()));
+    let (_is_first, receipt) = site.shared.change(|state| {
+        let now = state.caught_up();
+        checkout::complete(state, &id, payment, payer, now)
+    });
     if let Err(error) = receipt.kept().await {
         return not_kept(&error);
     }
@@ -69,6 +72,19 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
         Ok((session, email)) => after(&session, email),
         Err(refusal) => refusal,
     }
+}
+
+/// The card did not pay: the buyer may try another one.
+fn declined(
+    site: &Site,
+    reason: DeclineReason,
+    kept: KeptFields,
+    session: &Session,
+    email: Option<String>,
+) -> HttpResponse {
+    checkout::decline(&site.shared.look(), &session.id);
+    let state = PayState::Declined(reason.sentence().to_owned());
+    page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(session, email) })
 }
 
 /// `POST /c/pay/{id}/settle`: the delayed payment arrives, or fails.
@@ -83,7 +99,10 @@ pub(super) async fn settle(request: HttpRequest, id: Path<String>, body: Bytes, 
         _ => return sentence(StatusCode::BAD_REQUEST, "outcome must be succeeded or failed."),
     };
     // `false` means that it was settled before, which the page shows.
-    let (_is_first, receipt) = site.shared.change(|state| checkout::settle(state, &id, succeeded, now()));
+    let (_is_first, receipt) = site.shared.change(|state| {
+        let now = state.caught_up();
+        checkout::settle(state, &id, succeeded, now)
+    });
     if let Err(error) = receipt.kept().await {
         return not_kept(&error);
     }
@@ -112,6 +131,8 @@ pub(super) async fn asset(path: Path<String>) -> HttpResponse {
 /// A session as the file has it, and where its buyer can be written to, as far as that is known.
 async fn find(site: &Site, id: &str) -> Result<(Session, Option<String>), HttpResponse> {
     let (found, receipt) = site.shared.change(|state| {
+        // The timer may be late.
+        state.caught_up();
         let session = state.sessions.get(id)?.clone();
         let email = checkout::known_email(state, &session);
         Some((session, email))
@@ -165,15 +186,15 @@ fn view(session: &Session, email: Option<String>) -> PayView {
 
 fn state(session: &Session) -> PayState {
     match (session.status, session.delayed) {
-        (Status::Open, _) if session.expires_at > now() => PayState::Open,
-        (Status::Open | Status::Expired, _) => PayState::Expired,
+        (Status::Open, _) => PayState::Open,
+        (Status::Expired, _) => PayState::Expired,
         (Status::Complete, None | Some(Delayed::Arrived)) => PayState::Paid,
         (Status::Complete, Some(Delayed::Waiting)) => PayState::Pending,
         (Status::Complete, Some(Delayed::Failed)) => PayState::Failed,
     }
 }
 
-fn interval(recurring: &Recurring) -> String {
+pub(super) fn interval(recurring: &Recurring) -> String {
     match recurring.interval_count {
         1 => recurring.interval.clone(),
         count => format!("{count} {}s", recurring.interval),
@@ -186,7 +207,7 @@ fn cancel_url(session: &Session) -> String {
 }
 
 /// Forms of other sites are not the buyer's will. A browser says where a form comes from; programs need not.
-fn is_same_origin(request: &HttpRequest) -> bool {
+pub(super) fn is_same_origin(request: &HttpRequest) -> bool {
     let Some(origin) = request.headers().get(ORIGIN) else { return true };
     let host = request.headers().get(HOST).map(|host| [b"http://", host.as_bytes()].concat());
     host.is_some_and(|own| own == origin.as_bytes())
@@ -200,20 +221,20 @@ fn page(status: StatusCode, view: &PayView) -> HttpResponse {
 }
 
 /// Sends the browser on.
-fn see(address: &str) -> HttpResponse {
+pub(super) fn see(address: &str) -> HttpResponse {
     // As a header can hold it; an address on this site is no whole URL.
     let address = Url::parse(address).map_or_else(|_| address.to_owned(), String::from);
     HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
 }
 
-fn not_kept(error: &NotKept) -> HttpResponse {
+pub(super) fn not_kept(error: &NotKept) -> HttpResponse {
     sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
 }
 
-fn foreign() -> HttpResponse {
+pub(super) fn foreign() -> HttpResponse {
     sentence(StatusCode::FORBIDDEN, "This form was not sent from the payment page.")
 }
 
-fn sentence(status: StatusCode, text: &str) -> HttpResponse {
+pub(super) fn sentence(status: StatusCode, text: &str) -> HttpResponse {
     HttpResponse::build(status).content_type(ContentType::plaintext()).body(text.to_owned())
 }

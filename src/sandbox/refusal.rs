@@ -63,6 +63,12 @@ impl Refusal {
         Self { kind: "idempotency_error", ..Self::of(400, None, message) }
     }
 
+    /// A card does not pay.
+    pub(super) fn declined() -> Self {
+        let kind = "card_error";
+        Self { kind, ..Self::of(402, Some("card_declined"), "Your card was declined.") }
+    }
+
     /// The fault is the sandbox's own.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self { kind: "api_error", ..Self::of(500, None, message) }

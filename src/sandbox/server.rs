@@ -3,7 +3,11 @@
 //! It is for this machine alone. A page of the web may make a browser send requests here, under a name that leads here by
 //! DNS: so the `Host` must be a loopback name. Whoever passes requests on from elsewhere says so in a header, and is refused.
 
-use std::{net::TcpListener, sync::Arc};
+use std::{
+    net::TcpListener,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use actix_web::{
     App, HttpMessage, HttpRequest, HttpResponse, HttpServer,
@@ -12,8 +16,8 @@ use actix_web::{
     http::{
         StatusCode,
         header::{
-            AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
-            X_CONTENT_TYPE_OPTIONS,
+            AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue, HttpDate,
+            REFERRER_POLICY, TryIntoHeaderValue, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::{Next, from_fn},
@@ -28,10 +32,9 @@ use super::{
     api::{self, Call, Reply},
     control,
     courier::Courier,
-    events::now,
     form,
     objects::{API_VERSION, new_id},
-    pay,
+    pay, portal,
     refusal::Refusal,
     state::Shared,
 };
@@ -89,6 +92,12 @@ pub(super) fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server
             .route("/c/pay/{id}/settle", web::post().to(pay::settle))
             .route("/c/pay/{id}/cancel", web::get().to(pay::cancel))
             .route("/c/assets/{path}", web::get().to(pay::asset))
+            .route("/p/session/{id}", web::get().to(portal::show))
+            .route("/p/session/{id}", web::post().to(portal::submit))
+            .route("/sandbox/clock", web::get().to(control::clock))
+            .route("/sandbox/clock", web::post().to(control::advance))
+            .route("/sandbox/after-retries", web::post().to(control::set_after_retries))
+            .route("/sandbox/charges/{id}/dispute", web::post().to(control::dispute))
             .route("/sandbox/switches", web::get().to(control::switches))
             .route("/sandbox/switches", web::post().to(control::set_switches))
             .route("/sandbox/events/{id}/redeliver", web::post().to(control::redeliver))
@@ -101,11 +110,19 @@ pub(super) fn serve(listener: TcpListener, site: Site) -> std::io::Result<Server
 #[derive(Clone)]
 struct RequestId(String);
 
+/// A time in Unix seconds as the header `Date` has it (RFC 9110, 5.6.7).
+fn date(seconds: i64) -> Option<HeaderValue> {
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))?;
+    HttpDate::from(time).try_into_value().ok()
+}
+
 async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let id = new_id("req_", 14);
+    // Callers take the answer's time for that of what it says.
+    let now = request.app_data::<Data<Site>>().and_then(|site| date(site.shared.look().now()));
     let mut response = match is_local(request.request()) {
         Ok(()) => {
             request.extensions_mut().insert(RequestId(id.clone()));
@@ -116,6 +133,9 @@ async fn guard(
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static("request-id"), id);
+    }
+    if let Some(now) = now {
+        headers.insert(DATE, now);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -175,14 +195,13 @@ async fn answer(request: &HttpRequest, body: Result<Bytes, actix_web::Error>, si
     site.admit(request.headers())?;
     let params = params(request, body)?;
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-    let call = Call {
-        method: request.method().as_str(),
-        path: request.path(),
-        request_id: &request_id,
-        idempotency_key: idempotency_key(request.headers())?,
-        now: now(),
-    };
-    let (done, receipt) = site.shared.change(|state| api::answer(state, &call, params));
+    let (method, path, idempotency_key) =
+        (request.method().as_str(), request.path(), idempotency_key(request.headers())?);
+    let (done, receipt) = site.shared.change(|state| {
+        let now = state.caught_up();
+        let call = Call { method, path, request_id: &request_id, idempotency_key, now };
+        api::answer(state, &call, params)
+    });
     let reply = done?;
     receipt.kept().await.map_err(|error| Refusal::internal(error.to_string()))?;
     Ok(reply)

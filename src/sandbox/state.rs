@@ -14,9 +14,13 @@ use tokio::sync::Notify;
 
 use super::{
     Switches,
+    billing::AfterRetries,
     collection::{Collection, Kept},
     disk::{Disk, Receipt, Row, Write},
-    objects::{Customer, Endpoint, Event, Session, Status},
+    objects::{
+        Charge, Clock, Customer, Dispute, Endpoint, Event, Invoice, InvoicePayment, PaymentIntent, Portal, Refund,
+        Session, Shift, Status, Subscription,
+    },
 };
 use crate::activity::Activity;
 
@@ -66,6 +70,16 @@ pub(super) struct State {
     pub(super) endpoints: Collection<Endpoint>,
     pub(super) pending: Collection<Pending>,
     pub(super) answers: Collection<Answer>,
+    pub(super) subscriptions: Collection<Subscription>,
+    pub(super) invoices: Collection<Invoice>,
+    pub(super) invoice_payments: Collection<InvoicePayment>,
+    pub(super) intents: Collection<PaymentIntent>,
+    pub(super) charges: Collection<Charge>,
+    pub(super) refunds: Collection<Refund>,
+    pub(super) disputes: Collection<Dispute>,
+    pub(super) clocks: Collection<Clock>,
+    pub(super) shifts: Collection<Shift>,
+    pub(super) portals: Collection<Portal>,
     /// When open sessions expire.
     pub(super) open: BTreeSet<(i64, String)>,
     /// When deliveries are due; those under way, or piled up, are not in it.
@@ -76,6 +90,7 @@ pub(super) struct State {
     /// Where the service's own endpoint is; events for it wait until it is known.
     pub(super) own_url: Option<String>,
     pub(super) switches: Switches,
+    pub(super) after_retries: AfterRetries,
     /// How long newer events have to overtake an older one, in milliseconds.
     pub(super) hold: i64,
     pub(super) activity: Activity,
@@ -109,6 +124,16 @@ held! {
     Endpoint, endpoints;
     Pending, pending;
     Answer, answers;
+    Subscription, subscriptions;
+    Invoice, invoices;
+    InvoicePayment, invoice_payments;
+    PaymentIntent, intents;
+    Charge, charges;
+    Refund, refunds;
+    Dispute, disputes;
+    Clock, clocks;
+    Shift, shifts;
+    Portal, portals;
 }
 
 impl State {
@@ -121,12 +146,23 @@ impl State {
             endpoints: Collection::default(),
             pending: Collection::default(),
             answers: Collection::default(),
+            subscriptions: Collection::default(),
+            invoices: Collection::default(),
+            invoice_payments: Collection::default(),
+            intents: Collection::default(),
+            charges: Collection::default(),
+            refunds: Collection::default(),
+            disputes: Collection::default(),
+            clocks: Collection::default(),
+            shifts: Collection::default(),
+            portals: Collection::default(),
             open: BTreeSet::new(),
             due: BTreeSet::new(),
             pile: None,
             under_way: HashMap::new(),
             own_url: None,
             switches: Switches::default(),
+            after_retries: AfterRetries::default(),
             hold: 0,
             activity,
             base,
@@ -159,6 +195,16 @@ impl State {
             Endpoint::KIND => into::<Endpoint>(self, &row),
             Pending::KIND => into::<Pending>(self, &row),
             Answer::KIND => into::<Answer>(self, &row),
+            Subscription::KIND => into::<Subscription>(self, &row),
+            Invoice::KIND => into::<Invoice>(self, &row),
+            InvoicePayment::KIND => into::<InvoicePayment>(self, &row),
+            PaymentIntent::KIND => into::<PaymentIntent>(self, &row),
+            Charge::KIND => into::<Charge>(self, &row),
+            Refund::KIND => into::<Refund>(self, &row),
+            Dispute::KIND => into::<Dispute>(self, &row),
+            Clock::KIND => into::<Clock>(self, &row),
+            Shift::KIND => into::<Shift>(self, &row),
+            Portal::KIND => into::<Portal>(self, &row),
             _ => anyhow::bail!("unknown kind"),
         }
     }
@@ -194,6 +240,12 @@ impl State {
         let removed = T::all(self).remove(id)?;
         self.unwritten.push(Write::Forget { kind: T::KIND, id: id.to_owned() });
         Some(removed)
+    }
+
+    /// What has changed since this was asked last.
+    #[cfg(test)]
+    pub(super) fn take_unwritten(&mut self) -> Vec<Write> {
+        std::mem::take(&mut self.unwritten)
     }
 
     /// Where an endpoint's events go; `None` while that is not known.
@@ -233,11 +285,14 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Something may have become due.
     pub(super) changed: Notify,
+    /// Told by how many seconds the sandbox's time is ahead.
+    tell_ahead: fn(i64),
 }
 
 impl Shared {
-    pub(super) fn new(state: State) -> Self {
-        Self { state: Mutex::new(state), changed: Notify::new() }
+    pub(super) fn new(state: State, tell_ahead: fn(i64)) -> Self {
+        tell_ahead(state.time(0));
+        Self { state: Mutex::new(state), changed: Notify::new(), tell_ahead }
     }
 
     /// To look at. Never held across a wait.
@@ -252,6 +307,7 @@ impl Shared {
         let done = act(&mut state);
         let writes = std::mem::take(&mut state.unwritten);
         let has_changed = !writes.is_empty();
+        (self.tell_ahead)(state.time(0));
         // Under the lock: the file's order is the order of the changes.
         let receipt = state.disk.as_ref().map_or_else(Receipt::refused, |disk| disk.write(writes));
         drop(state);

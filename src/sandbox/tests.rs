@@ -57,7 +57,13 @@ fn a_session_that_is_over_is_not_paid_although_the_timer_is_late() {
 
     let mut state = state();
     let id = open_session(&mut state);
-    assert!(!complete(&mut state, &id, Payment::Now, super::objects::Payer::default(), NOW + DAY));
+    assert!(!complete(
+        &mut state,
+        &id,
+        Payment::Now(super::pay_page::Card::Pays),
+        super::objects::Payer::default(),
+        NOW + DAY
+    ));
     assert_eq!(kinds(&state), ["checkout.session.expired"]);
 }
 

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tollgate::activity::{Activity, Step};
 use tollgate::demo::{self, Deliveries, Demo, Parts};
+use tollgate::domain::id::UserId;
 use tollgate::http::RequestId;
-use tollgate::sandbox::{Delivery, SandboxError, Switches};
+use tollgate::sandbox::{Delivery, Happening, SandboxError, Switches};
 
 use crate::harness::eventually;
 
@@ -25,6 +26,18 @@ struct Quiet;
 impl Deliveries for Quiet {
     async fn redeliver(&self, _event: &str) -> Result<Delivery, SandboxError> {
         Err(SandboxError::UnknownEvent)
+    }
+
+    async fn happen(&self, _user: UserId, _happening: Happening) -> Result<(), SandboxError> {
+        Ok(())
+    }
+
+    async fn open_portal(&self, _user: UserId, _return_url: &str) -> Result<String, SandboxError> {
+        Err(SandboxError::Impossible("there are no customers"))
+    }
+
+    fn now(&self) -> i64 {
+        0
     }
 
     fn switches(&self) -> Switches {

@@ -47,6 +47,9 @@ export const users = () => ask("/demo/users").then((answer) => answer.users);
 export const plans = () => ask("/api/plans").then((answer) => answer.plans);
 export const switches = () => ask("/demo/switches");
 export const setSwitches = (wanted) => ask("/demo/switches", { method: "POST", body: wanted });
+export const sandboxTime = () => ask("/demo/life");
+export const happen = (userId, happening) => ask("/demo/life", { method: "POST", body: { userId, happening } });
+export const portal = (userId) => ask("/demo/portal", { method: "POST", body: { userId } });
 export const deliverAgain = (event) => ask("/demo/deliver-again", { method: "POST", body: { event } });
 
 /** Everything that one user can ask. */

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { at, busy, button, element, isBusy, say } from "./dom.js";
+import { live } from "./life.js";
 import { follow } from "./live.js";
 import { Strip } from "./strip.js";
 import { choose, chosen, keepPayPage, made, makeUp, showName } from "./user.js";
@@ -201,6 +202,6 @@ function command(name, shown, copied) {
   return box;
 }
 
-for (const part of [start, showPlans, () => showSwitches(api.switches())]) {
+for (const part of [start, showPlans, () => live(() => user), () => showSwitches(api.switches())]) {
   part().catch((problem) => show(at("problem"), problem));
 }

@@ -76,5 +76,8 @@ export function terms(plan) {
 const DAY = new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeStyle: "short" });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
 
+const DATE = new Intl.DateTimeFormat("en-GB", { dateStyle: "long" });
+
+export const date = (time) => DATE.format(new Date(time));
 export const day = (time) => DAY.format(new Date(time));
 export const clock = (time) => CLOCK.format(new Date(time));

@@ -338,7 +338,7 @@ fn child(mode: Mode, params: &mut Params) -> Result<(Metadata, Option<i64>), Ref
 }
 
 /// Where a browser is sent: `{CHECKOUT_SESSION_ID}` may stand in it.
-fn address(params: &mut Params, key: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn address(params: &mut Params, key: &str) -> Result<Option<String>, Refusal> {
     let Some(text) = params.text(key)? else { return Ok(None) };
     let usable = Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if usable {

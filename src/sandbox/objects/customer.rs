@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Metadata, new_id};
+use super::{Metadata, Method, new_id};
 
 /// Somebody who pays. Deleted ones are kept, as Stripe does: their id is still known.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +19,18 @@ pub(in crate::sandbox) struct Customer {
     pub(in crate::sandbox) metadata: Metadata,
     /// Begins the numbers of this customer's invoices.
     pub(in crate::sandbox) invoice_prefix: String,
+    /// The number of the next invoice, less one.
+    #[serde(default)]
+    pub(in crate::sandbox) invoices: i64,
+    /// Below 0 a credit, which pays for the next invoice.
+    #[serde(default)]
+    pub(in crate::sandbox) balance: i64,
+    /// The card that pays.
+    #[serde(default)]
+    pub(in crate::sandbox) method: Option<Method>,
+    /// The clock it lives by, if that is not the sandbox's.
+    #[serde(default)]
+    pub(in crate::sandbox) test_clock: Option<String>,
 }
 
 impl Customer {
@@ -34,6 +46,10 @@ impl Customer {
             phone: None,
             metadata: Metadata::new(),
             invoice_prefix: new_id("", 8).to_ascii_uppercase(),
+            invoices: 0,
+            balance: 0,
+            method: None,
+            test_clock: None,
         }
     }
 
@@ -46,7 +62,7 @@ impl Customer {
             "id": self.id,
             "object": "customer",
             "address": null,
-            "balance": 0,
+            "balance": self.balance,
             "created": self.created,
             "currency": null,
             "customer_account": null,
@@ -57,17 +73,20 @@ impl Customer {
             "email": self.email,
             "invoice_prefix": self.invoice_prefix,
             "invoice_settings": {
-                "custom_fields": null, "default_payment_method": null, "footer": null, "rendering_options": null,
+                "custom_fields": null,
+                "default_payment_method": self.method.as_ref().map(|method| &method.id),
+                "footer": null,
+                "rendering_options": null,
             },
             "livemode": false,
             "metadata": self.metadata,
             "name": self.name,
-            "next_invoice_sequence": 1,
+            "next_invoice_sequence": self.invoices + 1,
             "phone": self.phone,
             "preferred_locales": [],
             "shipping": null,
             "tax_exempt": "none",
-            "test_clock": null,
+            "test_clock": self.test_clock,
         })
     }
 }

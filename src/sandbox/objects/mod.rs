@@ -1,19 +1,34 @@
 //! Stripe's objects: what the sandbox knows of each, and how it shows them in the API version below.
 
+mod clock;
 mod customer;
 mod endpoint;
 mod event;
+mod given_back;
+mod invoice;
+mod payment;
+mod portal;
+mod price;
 mod session;
+mod subscription;
 
 use std::collections::BTreeMap;
 
 use rand::{Rng, distr::Alphanumeric};
+use serde_json::Value;
 
 pub(super) use self::{
+    clock::{Clock, Shift},
     customer::Customer,
     endpoint::Endpoint,
     event::{Event, Origin},
+    given_back::{Dispute, DisputeStatus, Refund},
+    invoice::{Invoice, InvoiceLine, InvoicePayment, InvoiceStatus},
+    payment::{Charge, Method, PaymentIntent},
+    portal::Portal,
+    price::Price,
     session::{Delayed, Line, Mode, Payer, PaymentStatus, Recurring, Session, Status},
+    subscription::{Item, Pause, Standing, Subscription},
 };
 use crate::domain::id::UserId;
 
@@ -32,4 +47,12 @@ pub(super) fn new_id(prefix: &str, random: usize) -> String {
 /// Whom an object concerns, if its metadata says so.
 pub(super) fn user_of(metadata: &Metadata) -> Option<UserId> {
     UserId::parse(metadata.get("userId")?).ok()
+}
+
+/// An object with the fields that say nothing in the sandbox.
+fn with_nulls(mut shown: Value, names: &[&str]) -> Value {
+    for name in names {
+        shown.as_object_mut().map(|fields| fields.entry(*name).or_insert(Value::Null));
+    }
+    shown
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Metadata, new_id};
+use super::{Metadata, Price, new_id};
 
 /// Fields of Stripe's that say nothing in the sandbox.
 const ALWAYS_NULL: &[&str] = &[
@@ -65,7 +65,7 @@ pub(in crate::sandbox) enum Delayed {
 }
 
 /// How often a price is paid.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::sandbox) struct Recurring {
     /// `day`, `week`, `month`, `year`.
     pub(in crate::sandbox) interval: String,
@@ -220,6 +220,19 @@ impl Line {
         self.unit_amount.saturating_mul(self.quantity)
     }
 
+    /// The price it is bought at.
+    pub(in crate::sandbox) fn priced(&self, session: &Session) -> Price {
+        Price {
+            id: self.price.clone(),
+            product: self.product.clone(),
+            name: self.name.clone(),
+            currency: session.currency.clone(),
+            unit_amount: self.unit_amount,
+            recurring: self.recurring.clone(),
+            created: session.created,
+        }
+    }
+
     fn shown(&self, session: &Session) -> Value {
         json!({
             "id": self.id,
@@ -236,34 +249,7 @@ impl Line {
             "currency": session.currency,
             "description": self.name,
             "metadata": {},
-            "price": {
-                "id": self.price,
-                "object": "price",
-                // Made for one session, as Stripe's inline prices: nobody can buy at it again.
-                "active": false,
-                "billing_scheme": "per_unit",
-                "created": session.created,
-                "currency": session.currency,
-                "custom_unit_amount": null,
-                "livemode": false,
-                "lookup_key": null,
-                "metadata": {},
-                "nickname": null,
-                "product": self.product,
-                "recurring": self.recurring.as_ref().map(|recurring| json!({
-                    "interval": recurring.interval,
-                    "interval_count": recurring.interval_count,
-                    "meter": null,
-                    "trial_period_days": null,
-                    "usage_type": "licensed",
-                })),
-                "tax_behavior": "unspecified",
-                "tiers_mode": null,
-                "transform_quantity": null,
-                "type": if self.recurring.is_some() { "recurring" } else { "one_time" },
-                "unit_amount": self.unit_amount,
-                "unit_amount_decimal": self.unit_amount.to_string(),
-            },
+            "price": self.priced(session).shown(),
             "quantity": self.quantity,
         })
     }

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Datelike, Utc};
 
+use super::card::Card;
+
 /// How a buyer pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -16,8 +18,8 @@ pub enum Method {
 /// What a test card does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CardOutcome {
-    /// It pays.
-    Approved,
+    /// It is taken, and what it does then is its own affair.
+    Approved(Card),
     /// It does not.
     Declined(DeclineReason),
 }
@@ -60,12 +62,20 @@ const fn declines(number: &'static str, reason: DeclineReason, effect: &'static 
     TestCard { number, outcome: CardOutcome::Declined(reason), effect }
 }
 
+const fn approves(number: &'static str, card: Card, effect: &'static str) -> TestCard {
+    TestCard { number, outcome: CardOutcome::Approved(card), effect }
+}
+
 pub(super) const TEST_CARDS: &[TestCard] = &[
-    TestCard { number: "4242 4242 4242 4242", outcome: CardOutcome::Approved, effect: "pays" },
+    approves("4242 4242 4242 4242", Card::Pays, "pays"),
     declines("4000 0000 0000 0002", DeclineReason::Generic, "is declined"),
     declines("4000 0000 0000 9995", DeclineReason::InsufficientFunds, "has too little money"),
     declines("4000 0000 0000 0069", DeclineReason::ExpiredCard, "has expired"),
     declines("4000 0000 0000 0127", DeclineReason::IncorrectCvc, "has another code"),
+    approves("4000 0000 0000 0341", Card::FailsLater, "can be kept, but never pays"),
+    approves("4000 0000 0000 5126", Card::RefundFails, "pays; refunds to it fail"),
+    approves("4000 0000 0000 0259", Card::Disputed, "pays, and disputes it"),
+    approves("4000 0000 0000 1976", Card::Inquired, "pays, and its bank asks why"),
 ];
 
 /// What is wrong with a field.
@@ -101,7 +111,9 @@ impl FieldError {
             Self::NoTestCard => {
                 "Never type a real card here: only test cards work. 4242\u{a0}4242\u{a0}4242\u{a0}4242 pays; \
                  4000\u{a0}0000\u{a0}0000\u{a0}0002, 4000\u{a0}0000\u{a0}0000\u{a0}9995, \
-                 4000\u{a0}0000\u{a0}0000\u{a0}0069 and 4000\u{a0}0000\u{a0}0000\u{a0}0127 are declined."
+                 4000\u{a0}0000\u{a0}0000\u{a0}0069 and 4000\u{a0}0000\u{a0}0000\u{a0}0127 are declined; \
+                 4000\u{a0}0000\u{a0}0000\u{a0}0341 never pays; 4000\u{a0}0000\u{a0}0000\u{a0}5126, \
+                 4000\u{a0}0000\u{a0}0000\u{a0}0259 and 4000\u{a0}0000\u{a0}0000\u{a0}1976 pay, with a sequel."
             }
             Self::MalformedExpiry => "Enter month and year, like 12 / 34.",
             Self::PastExpiry => "This date has passed. Enter one to come.",

@@ -3,12 +3,14 @@
 //! It must be safe to show to somebody who takes it for a real one: only test cards are taken, and what was typed as a card's number
 //! or code goes neither into a type that could be printed nor back into the page.
 
+mod card;
 mod form;
 mod page;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::card::Card;
 pub use self::form::{CardOutcome, Chosen, DeclineReason, FieldError, FieldErrors, KeptFields, Method, read};
 pub(super) use self::page::money;
 pub use self::page::render;

@@ -53,9 +53,9 @@ fn assert_holds(page: &str, parts: &[&str]) {
 fn a_test_card_does_what_it_is_known_for() {
     let declined = |reason| Method::Card(CardOutcome::Declined(reason));
     for (number, method) in [
-        ("4242 4242 4242 4242", Method::Card(CardOutcome::Approved)),
-        ("4242424242424242", Method::Card(CardOutcome::Approved)),
-        (" 4242-4242-4242-4242 ", Method::Card(CardOutcome::Approved)),
+        ("4242 4242 4242 4242", Method::Card(CardOutcome::Approved(Card::Pays))),
+        ("4242424242424242", Method::Card(CardOutcome::Approved(Card::Pays))),
+        (" 4242-4242-4242-4242 ", Method::Card(CardOutcome::Approved(Card::Pays))),
         ("4000 0000 0000 0002", declined(DeclineReason::Generic)),
         ("4000000000009995", declined(DeclineReason::InsufficientFunds)),
         ("4000000000000069", declined(DeclineReason::ExpiredCard)),

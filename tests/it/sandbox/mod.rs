@@ -2,6 +2,7 @@
 
 mod api;
 mod delivery;
+mod life;
 mod pay;
 mod receiver;
 mod shape;
@@ -155,6 +156,7 @@ async fn start(folder: &TempDir, pace: Pace, activity: Activity) -> anyhow::Resu
 
 fn settings(folder: &TempDir) -> SandboxSettings {
     SandboxSettings {
+        tell_ahead: |_| {},
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
         file: folder.path().join("stripe").join("sandbox.db"),
         secret_key: SecretString::from(KEY),

@@ -14,7 +14,18 @@ fn fixture(text: &str) -> Value {
     serde_json::from_str(text).expect("the fixture is JSON")
 }
 
-const OBJECT_ROOTS: &[&str] = &["checkout_session", "customer", "LineItem"];
+const OBJECT_ROOTS: &[&str] = &[
+    "checkout_session",
+    "customer",
+    "LineItem",
+    "subscription",
+    "invoice",
+    "charge",
+    "refund",
+    "dispute",
+    "PaymentIntent",
+    "InvoicePayment",
+];
 
 /// All validators by root: the extracts' and, where they are at hand, the whole schemas'. To make one takes long.
 static VALIDATORS: LazyLock<Vec<(&str, Validator)>> = LazyLock::new(|| {
@@ -44,7 +55,7 @@ fn assert_valid(root: &str, object: &Value) {
     assert_eq!(errors, Vec::<String>::new(), "{root}: {object:#}");
 }
 
-/// A Checkout Session, a customer, or a line item, against the extract and, where it is at hand, the whole schema. async-stripe
+/// An object of Stripe's against the extract and, where it is at hand, the whole schema. async-stripe
 /// must read it too.
 #[track_caller]
 pub(super) fn assert_object(object: &Value) {
@@ -52,16 +63,30 @@ pub(super) fn assert_object(object: &Value) {
         Some("checkout.session") => "checkout_session",
         Some("customer") => "customer",
         Some("item") => "LineItem",
+        Some("payment_intent") => "PaymentIntent",
+        Some("invoice_payment") => "InvoicePayment",
+        Some(same @ ("subscription" | "invoice" | "charge" | "refund" | "dispute")) => same,
         other => panic!("no schema of {other:?}"),
     };
     assert_valid(root, object);
     let text = object.to_string();
     let is_read = match root {
-        "checkout_session" => miniserde::json::from_str::<stripe_shared::CheckoutSession>(&text).is_ok(),
-        "customer" => miniserde::json::from_str::<stripe_shared::Customer>(&text).is_ok(),
-        _ => miniserde::json::from_str::<stripe_shared::CheckoutSessionItem>(&text).is_ok(),
+        "checkout_session" => reads::<stripe_shared::CheckoutSession>(&text),
+        "customer" => reads::<stripe_shared::Customer>(&text),
+        "subscription" => reads::<stripe_shared::Subscription>(&text),
+        "invoice" => reads::<stripe_shared::Invoice>(&text),
+        "charge" => reads::<stripe_shared::Charge>(&text),
+        "refund" => reads::<stripe_shared::Refund>(&text),
+        "dispute" => reads::<stripe_shared::Dispute>(&text),
+        "PaymentIntent" => reads::<stripe_shared::PaymentIntent>(&text),
+        "InvoicePayment" => reads::<stripe_shared::InvoicePayment>(&text),
+        _ => reads::<stripe_shared::CheckoutSessionItem>(&text),
     };
     assert!(is_read, "async-stripe does not read {text}");
+}
+
+fn reads<T: miniserde::Deserialize>(text: &str) -> bool {
+    miniserde::json::from_str::<T>(text).is_ok()
 }
 
 /// An event with what it is about.
