@@ -91,8 +91,13 @@ fn start_lane(arbiter: &Arbiter, ledger: &Arc<dyn Ledger>, queue_max: usize, bat
 }
 
 fn note_commit(unpublished: &Unpublished, user: Option<UserId>, result: &Result<Committed, LedgerError>) {
-    if let (Some(user), Ok(Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) })) = (user, result) {
-        unpublished.committed(user, entitlement.version);
+    match (user, result) {
+        (Some(user), Ok(Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) })) => {
+            unpublished.committed(user, entitlement.version);
+        }
+        // It may have happened, and the redelivery may be hours away: whatever the ledger says is shown.
+        (Some(user), Err(LedgerError::InDoubt)) => unpublished.committed(user, 0),
+        _ => {}
     }
 }
 

@@ -21,6 +21,7 @@ mod demo_page;
 mod duplicate_delivery;
 mod embedded;
 mod entitlement_read;
+mod faults;
 mod harness_self;
 mod ledger;
 mod ledger_faults;
