@@ -3,6 +3,7 @@
 
 mod crash;
 mod doubt;
+mod redis;
 
 use std::time::Duration;
 
