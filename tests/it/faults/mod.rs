@@ -4,6 +4,7 @@
 mod cold;
 mod crash;
 mod doubt;
+mod postgres;
 mod redis;
 
 use std::time::Duration;
