@@ -1,14 +1,22 @@
-//! The process is killed at a chosen moment of a webhook's way: before the commit, and between the commit and its answer.
+//! The process is killed at a chosen moment: of a webhook's way before the commit, and between the commit and its answer; and of a
+//! migration.
 
-use tokio::task::JoinHandle;
+use std::{process::Stdio, time::Duration};
+
+use tokio::{process::Command, task::JoinHandle, time::sleep};
+use tollgate::ledger::postgres::PostgresLedger;
 use uuid::Uuid;
 
 use super::{PATIENCE, assert_reads, deliver_again, until_shown};
-use crate::harness::{
-    event::SessionEvent,
-    eventually,
-    proxy::{Loss, Proxy},
-    server::{Answer, TestServer, World, client},
+use crate::{
+    harness::{
+        TestDatabase,
+        event::SessionEvent,
+        eventually,
+        proxy::{Loss, Proxy},
+        server::{Answer, TestServer, World, client},
+    },
+    ledger::built_in,
 };
 
 /// Delivers an event to a server that is going to be killed. Gives the answer, if there is one.
@@ -34,7 +42,7 @@ async fn a_kill_before_the_commit_leaves_nothing_and_the_redelivery_has_its_effe
     other.batch_execute("BEGIN; LOCK TABLE stripe_events IN SHARE MODE").await.unwrap();
     let delivery = deliver_meanwhile(&server, &event);
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
-                 application_name = 'tollgate' AND wait_event_type = 'Lock' AND query LIKE '%stripe_events%'";
+                 application_name = 'tollgate' AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO stripe_events%'";
     eventually(PATIENCE, "the transaction waits", || async { world.database.value(waits).await != "0" }).await;
     kill(&server).await;
     other.batch_execute("ROLLBACK").await.unwrap();
@@ -69,4 +77,40 @@ async fn a_kill_between_the_commit_and_its_answer_is_made_good_by_the_next_start
     until_shown(&world.redis, event.user, 1).await;
     deliver_again(&next, &event).await;
     assert_eq!(world.database.value("SELECT count(*) FROM user_entitlements").await, "1");
+}
+
+#[tokio::test]
+async fn a_migration_that_is_killed_at_any_moment_is_completed_by_the_next() {
+    let (database, whole) = (TestDatabase::new().await, TestDatabase::new().await);
+    let proxy = Proxy::before(&database.url()).await;
+    // Slow enough to be met in the middle.
+    proxy.delay(Duration::from_millis(3));
+    let directory = tempfile::tempdir().unwrap();
+    let mut killed = 0;
+    for moment in 0..10_u64 {
+        let mut migration = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .arg("migrate")
+            .env_clear()
+            .env("DATABASE_URL", proxy.url())
+            .current_dir(directory.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let connections = proxy.accepted();
+        eventually(PATIENCE, "it connects", || async { proxy.accepted() > connections }).await;
+        sleep(Duration::from_millis(moment * 15)).await;
+        migration.start_kill().unwrap();
+        killed += usize::from(!migration.wait().await.unwrap().success());
+    }
+    assert!(killed > 0);
+    for database in [&database, &whole] {
+        PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
+    }
+    let schema = "SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default) AS line \
+                  FROM information_schema.columns WHERE table_schema = 'public' \
+                  UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' \
+                  UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint \
+                  WHERE connamespace = 'public'::regnamespace ORDER BY line";
+    assert_eq!(database.query(schema).await, whole.query(schema).await);
 }
