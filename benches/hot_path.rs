@@ -32,7 +32,7 @@ use tollgate::{
         entitlement::{Entitlement, fold},
         event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
-        id::{EventId, SessionId, UserId},
+        id::{CustomerId, EventId, SessionId, UserId},
         level::Level,
         plan::Catalogue,
         subscription::Snapshots,
@@ -42,8 +42,8 @@ use tollgate::{
         signature::{Tolerance, VerifiedPayload, WebhookSecrets, sign, verify},
     },
     ledger::{
-        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
-        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger,
+        LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
     watch::Hub,
 };
@@ -143,6 +143,7 @@ fn grant(index: i64, now: DateTime<Utc>) -> Grant {
         session: Some(SessionId::parse(&id).unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     }
 }
@@ -266,9 +267,13 @@ fn change(user: UserId) -> Change {
 
 fn committed() -> Committed {
     static VERSION: AtomicU64 = AtomicU64::new(1);
-    let entitlement =
-        Entitlement { level: Level::free(), expires_at: None, version: VERSION.fetch_add(1, Ordering::Relaxed) };
-    Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) }
+    let entitlement = Entitlement {
+        level: Level::free(),
+        expires_at: None,
+        quantity: 1,
+        version: VERSION.fetch_add(1, Ordering::Relaxed),
+    };
+    Committed { outcome: Outcome::Applied, entitlement: Some(entitlement), others: Vec::new() }
 }
 
 /// What the actors are measured against: one lock per user, and one task that takes changes in groups.
@@ -333,6 +338,10 @@ impl Ledger for NoLedger {
         Ok(Vec::new())
     }
 
+    async fn history(&self, _: UserId, _: Option<u64>, _: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
         Ok(Owner::Nobody)
     }
@@ -394,11 +403,19 @@ impl Ledger for NoLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
+    async fn session_opened_by(&self, _: UserId, _: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        Ok(None)
     }
 
-    async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {
+    async fn customer(&self, _: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str, attempt: u32) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt })
+    }
+
+    async fn move_key(&self, _: UserId, _: [u8; 32], _: u32, _: u32) -> Result<(), LedgerError> {
         Ok(())
     }
 

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod billing;
 pub mod cache;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod demo;
 pub mod domain;

@@ -9,7 +9,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AtomicResponse, Context, Handler, Supervised, WrapFuture};
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures::FutureExt;
 
 use super::{
@@ -22,11 +22,13 @@ use super::{
 use crate::{
     activity::{Activity, Step},
     cache::{Budget, Cache, Publication},
+    clock,
     domain::{
         change::{Cause, Change},
         entitlement::Entitlement,
         event::Outcome,
         id::{EventId, UserId},
+        money::Report,
     },
     ledger::{Committed, Entry, Epoch, Ledger},
     watch::Hub,
@@ -92,18 +94,8 @@ impl Tools {
     async fn apply(&self, user: UserId, change: Change) -> Result<Outcome, ApplyError> {
         let epoch = self.ledger.epoch();
         let mut budget = Budget::new(self.cache_budget);
-        // A retry from the inbox is no delivery: that it is waiting there is the reason why it comes.
-        if let Cause::Delivery(event) = &change.cause {
-            // While this one waited in the mailbox, its twin may have been applied.
-            if self.done.contains(&event.id, &epoch) {
-                return Ok(Outcome::Duplicate);
-            }
-            if Utc::now() - event.created > FIRST_DELIVERY_WITHIN
-                && self.cache.is_marked(&event.id, epoch.as_str(), &mut budget).await.unwrap_or(false)
-            {
-                self.done.insert(event.id.clone(), &epoch);
-                return Ok(Outcome::Duplicate);
-            }
+        if self.is_done(&change.cause, &epoch, &mut budget).await {
+            return Ok(Outcome::Duplicate);
         }
         let event = change.cause.event().map(|event| (event.id.clone(), event.kind.clone()));
         let committed = self.commit(Entry::Change(change)).await?;
@@ -120,6 +112,45 @@ impl Tools {
             self.done.insert(event, &epoch);
         }
         Ok(committed.outcome)
+    }
+
+    /// Duplicate check, ledger, readers: the whole way of one report, which may change several users.
+    pub(super) async fn report(&self, report: Report) -> Result<Outcome, ApplyError> {
+        let epoch = self.ledger.epoch();
+        let mut budget = Budget::new(self.cache_budget);
+        if self.is_done(&report.cause, &epoch, &mut budget).await {
+            return Ok(Outcome::Duplicate);
+        }
+        let event = report.cause.event().map(|event| (event.id.clone(), event.kind.clone()));
+        let committed = self.commit(Entry::Report(report)).await?;
+        let (id, kind) = event.unzip();
+        let done = id.filter(|_| has_had_its_effect(committed.outcome));
+        for (user, entitlement) in &committed.others {
+            if let (Some(event), Some(kind)) = (&done, &kind) {
+                self.activity.tell(Some(*user), || Step::EventApplied { event: event.to_string(), kind: kind.clone() });
+            }
+            self.show(*user, entitlement, &epoch, done.as_ref(), &mut budget).await;
+        }
+        if let Some(event) = done {
+            self.done.insert(event, &epoch);
+        }
+        Ok(committed.outcome)
+    }
+
+    /// Whether this process or Redis knows that the event has had its effect. A retry from the inbox is no delivery: that it is waiting there
+    /// is the reason why it comes.
+    async fn is_done(&self, cause: &Cause, epoch: &Epoch, budget: &mut Budget) -> bool {
+        let Cause::Delivery(event) = cause else { return false };
+        // While this one waited in the mailbox, its twin may have been applied.
+        if self.done.contains(&event.id, epoch) {
+            return true;
+        }
+        let is_marked = clock::now() - event.created > FIRST_DELIVERY_WITHIN
+            && self.cache.is_marked(&event.id, epoch.as_str(), budget).await.unwrap_or(false);
+        if is_marked {
+            self.done.insert(event.id.clone(), epoch);
+        }
+        is_marked
     }
 
     pub(super) async fn commit(&self, entry: Entry) -> Result<Committed, ApplyError> {
@@ -141,7 +172,7 @@ impl Tools {
         budget: &mut Budget,
     ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
-        let published = self.cache.publish(publication, Utc::now(), budget).await;
+        let published = self.cache.publish(publication, clock::now(), budget).await;
         self.hub.tell(user, epoch, entitlement.version);
         match published {
             Ok(_) => {

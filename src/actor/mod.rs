@@ -41,6 +41,7 @@ use crate::{
         change::{Cause, Change, Owner, Unowned},
         event::{Outcome, ParkReason},
         id::{EventId, UserId},
+        money::Report,
     },
     ledger::{Entry, Ledger, Note, Verdict},
     watch::Hub,
@@ -190,10 +191,29 @@ impl Entitlements {
                     self.record(note).await.map(|outcome| (None, outcome))
                 }
                 // It is parked already. Recorded once more it would be due at once, and so for ever.
-                Cause::Retry(_) | Cause::Time => Ok((None, Outcome::Parked(reason))),
+                Cause::Retry(_) | Cause::Fetched | Cause::Operator(_) | Cause::Time => {
+                    Ok((None, Outcome::Parked(reason)))
+                }
             };
         }
         Err(ApplyError::OwnerChanged)
+    }
+
+    /// Applies what an event said of money: it names no user, so no actor puts it in order, and whoever depends on it is found by the ledger.
+    /// When this returns `Ok`, the outcome is durable, and readers have been shown every state that it changed, or will be.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the report may be sent again, always.
+    pub async fn report(&self, report: Report) -> Result<Outcome, ApplyError> {
+        const TRIES: u32 = 3;
+        for _ in 1..TRIES {
+            match self.inner.tools.report(report.clone()).await {
+                // Somebody has come to depend on it meanwhile.
+                Err(ApplyError::OwnerChanged) => {}
+                result => return result,
+            }
+        }
+        self.inner.tools.report(report).await
     }
 
     /// Records an event that changes nothing. No actor: there is nothing to put in order.

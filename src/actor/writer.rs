@@ -71,13 +71,18 @@ impl LedgerWriter {
         Ok(receiver)
     }
 
-    /// One user's entries always take the same lane, where it can be on the user's own thread; events without a user are spread
-    /// by id.
+    /// One user's entries always take the same lane, where it can be on the user's own thread; so do reports about one object, so that they
+    /// share a batch where they come together. Events without a user are spread by id.
     fn lane_of(&self, user: Option<UserId>, entry: &Entry) -> usize {
         match user {
             Some(user) => shard_of(user, self.lanes.len()),
             None => {
-                let sum: usize = entry.event().map_or(0, |event| event.id.as_str().bytes().map(usize::from).sum());
+                let event = entry.event().map(|event| event.id.as_str());
+                let object = match entry {
+                    Entry::Report(report) => report.facts.first().map(|fact| fact.id.as_str()),
+                    Entry::Change(_) | Entry::Note(_) => None,
+                };
+                let sum: usize = object.or(event).map_or(0, |id| id.bytes().map(usize::from).sum());
                 sum % self.lanes.len().max(1)
             }
         }
@@ -91,13 +96,17 @@ fn start_lane(arbiter: &Arbiter, ledger: &Arc<dyn Ledger>, queue_max: usize, bat
 }
 
 fn note_commit(unpublished: &Unpublished, user: Option<UserId>, result: &Result<Committed, LedgerError>) {
-    match (user, result) {
-        (Some(user), Ok(Committed { outcome: Outcome::Applied, entitlement: Some(entitlement) })) => {
-            unpublished.committed(user, entitlement.version);
-        }
+    let committed = match (user, result) {
+        (_, Ok(committed)) if committed.outcome == Outcome::Applied => committed,
         // It may have happened, and the redelivery may be hours away: whatever the ledger says is shown.
-        (Some(user), Err(LedgerError::InDoubt)) => unpublished.committed(user, 0),
-        _ => {}
+        (Some(user), Err(LedgerError::InDoubt)) => return unpublished.committed(user, 0),
+        _ => return,
+    };
+    if let (Some(user), Some(entitlement)) = (user, &committed.entitlement) {
+        unpublished.committed(user, entitlement.version);
+    }
+    for (user, entitlement) in &committed.others {
+        unpublished.committed(*user, entitlement.version);
     }
 }
 

@@ -38,7 +38,7 @@ use crate::{
     activity::Activity,
     actor::{ActorLimits, Entitlements},
     auth::{self, ServiceTokens, SessionVerifier},
-    billing::Billing,
+    billing::{Billing, Fulfilment},
     config::{CacheStore, Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
     domain::live::LiveCatalogue,
@@ -126,11 +126,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::spawn(watch::listen(hub.clone(), cache.clone(), Arc::clone(&ledger)));
     }
     let reader = EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
+    let billing = Billing::new(account.gateway, Arc::clone(&ledger), catalogue.clone(), &app, &config.checkout);
     let state = State::new(http::Parts {
+        fulfilment: Fulfilment::new(billing.clone(), interpreter.clone(), entitlements.clone()),
+        billing,
         entitlements: entitlements.clone(),
         watch: Watch::new(hub.clone(), reader.clone(), Arc::clone(&ledger)),
         reader,
-        billing: Billing::new(account.gateway, Arc::clone(&ledger), catalogue.clone(), &app, &config.checkout),
         interpreter,
         webhook_secrets: account.webhook_secrets,
         tolerance: Tolerance::STRIPE,

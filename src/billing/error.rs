@@ -28,6 +28,12 @@ pub enum CheckoutError {
     /// The user has it already, or had what can be had only once.
     #[error("the user has it already")]
     AlreadyEntitled,
+    /// The user has bought it already, and the money is on its way.
+    #[error("a payment for it is on its way")]
+    PaymentPending,
+    /// The user has never bought anything as a customer of Stripe's.
+    #[error("Stripe knows no such customer")]
+    NoCustomer,
     /// There is no Stripe key.
     #[error("payments are not configured")]
     NotConfigured,

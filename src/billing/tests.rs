@@ -15,22 +15,24 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::*;
+use super::{standing::refusal, *};
 use crate::{
     domain::{
         change::{Owner, Subject},
         entitlement::Entitlement,
         event::ParkReason,
-        grant::Source,
-        id::SubscriptionId,
+        grant::{Grant, GrantStatus, Source, SourceKind},
+        id::{CustomerId, SubscriptionId},
         plan,
         subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
     },
     ledger::{
-        ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount, ParkedEvent,
-        Standing, StoredEvent,
+        ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount,
+        ParkedEvent, SessionRecord, Standing, StoredEvent,
     },
 };
+
+mod sell_tests;
 
 /// What checkout needs of a ledger, in memory; everything else is out of reach.
 #[derive(Default)]
@@ -66,11 +68,15 @@ impl Ledger for MemoryLedger {
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
         Ok(self.grants.lock().unwrap().clone())
     }
+    async fn history(&self, _: UserId, _: Option<u64>, _: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        Ok(vec![])
+    }
+
     async fn owner(&self, _: &Subject) -> Result<Owner, LedgerError> {
         unreachable()
     }
     async fn versions(&self, _: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
-        unreachable()
+        Ok(Vec::new())
     }
     async fn changed_between(
         &self,
@@ -118,13 +124,28 @@ impl Ledger for MemoryLedger {
         let sessions = self.sessions.lock().unwrap();
         Ok(sessions.iter().find(|session| session.user == user && session.id == *id).cloned())
     }
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        let mut keys = self.keys.lock().unwrap();
-        Ok(keys.entry((user, key_hash)).or_insert(KeyClaim { wish: wish.to_owned(), attempt: 1 }).clone())
+    async fn session_opened_by(&self, user: UserId, key: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        let sessions = self.sessions.lock().unwrap();
+        let is_it = |session: &&SessionRecord| session.user == user && session.opened_by.as_deref() == Some(key);
+        Ok(sessions.iter().find(is_it).cloned())
     }
-    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
-        if let Some(claim) = self.keys.lock().unwrap().get_mut(&(user, key_hash)) {
-            claim.attempt = attempt + 1;
+    async fn customer(&self, _: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        Ok(self.grants.lock().unwrap().iter().find_map(|grant| grant.customer.clone()))
+    }
+    async fn claim_key(
+        &self,
+        user: UserId,
+        key_hash: [u8; 32],
+        wish: &str,
+        attempt: u32,
+    ) -> Result<KeyClaim, LedgerError> {
+        let mut keys = self.keys.lock().unwrap();
+        Ok(keys.entry((user, key_hash)).or_insert(KeyClaim { wish: wish.to_owned(), attempt }).clone())
+    }
+    async fn move_key(&self, user: UserId, key_hash: [u8; 32], from: u32, to: u32) -> Result<(), LedgerError> {
+        let mut keys = self.keys.lock().unwrap();
+        if let Some(claim) = keys.get_mut(&(user, key_hash)).filter(|claim| claim.attempt == from) {
+            claim.attempt = to;
         }
         Ok(())
     }
@@ -191,6 +212,7 @@ impl Stripe {
 }
 
 const OPEN: &str = r#"{"id":"cs_test_1","url":"https://pay.test/1","expires_at":1900000000}"#;
+const OTHER: &str = r#"{"id":"cs_test_2","url":"https://pay.test/2","expires_at":1900000000}"#;
 const ERROR: &str = r#"{"error":{"type":"card_error","message":"secret words of Stripe"}}"#;
 
 fn user(number: u128) -> UserId {
@@ -231,69 +253,9 @@ fn grant(level: &str, kind: SourceKind, status: GrantStatus, period_end: DateTim
         session: SessionId::parse("cs_test_1").ok(),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     }
-}
-
-#[tokio::test]
-async fn a_session_is_opened_and_recorded() {
-    let (stripe, ledger) = (Stripe::answering(vec![(200, OPEN)]).await, Arc::default());
-    let started = shop(&stripe, &ledger).start_checkout(user(1), "PRO", None, None).await.unwrap();
-    assert_eq!((started.session_id.as_str(), started.url.as_str()), ("cs_test_1", "https://pay.test/1"));
-    assert_eq!(started.expires_at.timestamp(), 1_900_000_000);
-    let sessions = ledger.sessions.lock().unwrap();
-    assert_eq!((sessions[0].user, sessions[0].level.as_str()), (user(1), "PRO"));
-    let request = stripe.requests.lock().unwrap()[0].clone();
-    for part in [
-        "https://app.test/checkout/success?session_id={CHECKOUT_SESSION_ID}",
-        "https://app.test/checkout/cancel",
-        "client_reference_id=00000000-0000-0000-0000-000000000001",
-        "mode=subscription",
-    ] {
-        let decoded = percent_encoding::percent_decode_str(&request).decode_utf8().unwrap();
-        assert!(decoded.contains(part), "{part} in {decoded}");
-    }
-}
-
-#[tokio::test]
-async fn one_key_one_session() {
-    let answers = vec![(200, OPEN), (200, OPEN), (200, OPEN), (200, OPEN)];
-    let (stripe, ledger) = (Stripe::answering(answers).await, Arc::default());
-    let shop = shop(&stripe, &ledger);
-    for key in [Some("k"), Some("k"), None, None] {
-        shop.start_checkout(user(1), "PRO", None, key).await.unwrap();
-    }
-    let keys = stripe.keys();
-    assert_eq!(keys[0], keys[1]);
-    assert!(keys[1] != keys[2] && keys[2] != keys[3], "{keys:?}");
-    assert_eq!(shop.start_checkout(user(1), "TEAM", None, Some("k")).await, Err(CheckoutError::IdempotencyConflict));
-    assert_eq!(shop.start_checkout(user(1), "PRO", None, Some("")).await, Err(CheckoutError::InvalidKey));
-}
-
-#[tokio::test]
-async fn a_stored_failure_gets_another_key_and_a_passing_one_the_same() {
-    let answers = vec![(429, ERROR), (402, ERROR), (200, r#"{"id":"odd","url":"","expires_at":1}"#), (200, OPEN)];
-    let (stripe, ledger) = (Stripe::answering(answers).await, Arc::default());
-    let shop = shop(&stripe, &ledger);
-    for _ in 0..3 {
-        assert_eq!(shop.start_checkout(user(1), "PRO", None, Some("k")).await, Err(CheckoutError::Stripe));
-    }
-    shop.start_checkout(user(1), "PRO", None, Some("k")).await.unwrap();
-    let keys = stripe.keys();
-    assert_eq!(keys[0], keys[1], "429 is not stored");
-    assert!(keys[1] != keys[2] && keys[2] != keys[3], "{keys:?}");
-}
-
-#[tokio::test]
-async fn a_session_that_was_not_recorded_is_given_again() {
-    let (stripe, ledger) = (Stripe::answering(vec![(200, OPEN), (200, OPEN)]).await, Arc::<MemoryLedger>::default());
-    let shop = shop(&stripe, &ledger);
-    *ledger.refuse_sessions.lock().unwrap() = true;
-    assert_eq!(shop.start_checkout(user(1), "PRO", None, Some("k")).await, Err(CheckoutError::Unavailable));
-    *ledger.refuse_sessions.lock().unwrap() = false;
-    assert!(shop.start_checkout(user(1), "PRO", None, Some("k")).await.is_ok());
-    let keys = stripe.keys();
-    assert_eq!(keys[0], keys[1]);
 }
 
 #[tokio::test]
@@ -310,8 +272,9 @@ fn nobody_pays_twice() {
     let now = Utc::now();
     let (later, before) = (now + TimeDelta::days(1), now - TimeDelta::days(1));
     let catalogue = plan::tests::catalogue();
+    let is_entitled = |grants: &[Grant], plan| refusal(grants, plan, now) == Some(CheckoutError::AlreadyEntitled);
     let entitled =
-        |level: &str, grant: Grant| is_entitled(&[grant], catalogue.plan(&Level::parse(level).unwrap()).unwrap(), now);
+        |level: &str, grant: Grant| is_entitled(&[grant], catalogue.plan(&Level::parse(level).unwrap()).unwrap());
     use GrantStatus::{Active, Pending, Revoked};
     use SourceKind::{Checkout, Subscription};
     assert!(entitled("TRIAL", grant("TRIAL", Checkout, Active, later)));
@@ -331,8 +294,31 @@ fn nobody_pays_twice() {
         (SubscriptionStatus::Unpaid, true),
         (SubscriptionStatus::IncompleteExpired, false),
     ] {
-        assert_eq!(is_entitled(&[subscribed(status, "cs_test_1")], &once, now), was_had, "{status:?}");
+        assert_eq!(is_entitled(&[subscribed(status, "cs_test_1")], &once), was_had, "{status:?}");
     }
+}
+
+#[test]
+fn what_still_renews_or_is_being_paid_is_not_sold_again() {
+    let now = Utc::now();
+    let catalogue = plan::tests::catalogue();
+    let pro = catalogue.plan(&Level::parse("PRO").unwrap()).unwrap();
+    let refused = |grant: Grant, at| refusal(&[grant], pro, at);
+    let much_later = now + TimeDelta::days(20);
+    for (status, reason) in [
+        (SubscriptionStatus::PastDue, Some(CheckoutError::AlreadyEntitled)),
+        (SubscriptionStatus::Unpaid, Some(CheckoutError::AlreadyEntitled)),
+        (SubscriptionStatus::Incomplete, Some(CheckoutError::PaymentPending)),
+        (SubscriptionStatus::Paused, None),
+        (SubscriptionStatus::Active, None),
+        (SubscriptionStatus::Canceled, None),
+    ] {
+        assert_eq!(refused(subscribed(status, "cs_test_1"), much_later), reason, "{status:?}, beyond its end");
+    }
+    let pending = |level| grant(level, SourceKind::Checkout, GrantStatus::Pending, now);
+    assert_eq!(refused(pending("PRO"), now), Some(CheckoutError::PaymentPending));
+    assert_eq!(refused(pending("TEAM"), now), None, "another level");
+    assert_eq!(refused(pending("PRO"), now + TimeDelta::days(61)), None, "it does not come any more");
 }
 
 /// The grant of a subscription to PRO that was bought in this session.
@@ -346,6 +332,7 @@ fn subscribed(status: SubscriptionStatus, session: &str) -> Grant {
         started_at: now,
         values: Attributes::new(),
         before: Attributes::new(),
+        quantity: None,
     };
     let id = SubscriptionId::parse("sub_1").unwrap();
     Grant { session: SessionId::parse(session).ok(), ..Grant::of_subscription(&id, None, snapshot) }
@@ -356,9 +343,8 @@ async fn how_a_session_stands_whose_subscription_has_gone_on() {
     let ledger = Arc::<MemoryLedger>::default();
     let shop = closed_shop(Arc::clone(&ledger));
     let expires_at = Utc::now();
-    let (id, level) = (SessionId::parse("cs_test_1").unwrap(), Level::parse("PRO").unwrap());
-    *ledger.sessions.lock().unwrap() =
-        vec![SessionRecord { id, user: user(1), level, interval: None, expired: false, expires_at }];
+    let id = SessionId::parse("cs_test_1").unwrap();
+    *ledger.sessions.lock().unwrap() = vec![recorded(false, expires_at)];
     for (status, state) in [
         (SubscriptionStatus::Active, SessionState::Complete),
         (SubscriptionStatus::Paused, SessionState::Complete),
@@ -367,7 +353,8 @@ async fn how_a_session_stands_whose_subscription_has_gone_on() {
         (SubscriptionStatus::IncompleteExpired, SessionState::Expired),
     ] {
         *ledger.grants.lock().unwrap() = vec![subscribed(status, "cs_test_1")];
-        assert_eq!(shop.session(user(1), "cs_test_1").await.unwrap().state, state, "{status:?}");
+        let look = shop.look(user(1), &id).await.unwrap();
+        assert_eq!((look.view.state, look.is_settled), (state, state != SessionState::Pending), "{status:?}");
     }
 }
 
@@ -376,30 +363,37 @@ async fn how_a_session_stands() {
     let ledger = Arc::<MemoryLedger>::default();
     let shop = closed_shop(Arc::clone(&ledger));
     let now = Utc::now();
-    let session = |expired, expires_at| SessionRecord {
+    let later = now + TimeDelta::hours(1);
+    for (expired, expires_at, status, state, is_settled) in [
+        (false, later, None, SessionState::Open, false),
+        (true, later, None, SessionState::Expired, true),
+        (false, now, None, SessionState::Expired, false),
+        (false, now, Some(GrantStatus::Active), SessionState::Complete, true),
+        (false, later, Some(GrantStatus::Pending), SessionState::Pending, false),
+        (false, later, Some(GrantStatus::Revoked), SessionState::Expired, true),
+    ] {
+        *ledger.sessions.lock().unwrap() = vec![recorded(expired, expires_at)];
+        *ledger.grants.lock().unwrap() =
+            status.map(|status| grant("PRO", SourceKind::Checkout, status, later)).into_iter().collect();
+        let look = shop.look(user(1), &recorded(expired, later).id).await.unwrap();
+        assert_eq!((look.view.state, look.is_settled), (state, is_settled), "{status:?}");
+        assert_eq!(look.view.granted, state == SessionState::Complete);
+    }
+    for (who, id) in [(user(2), "cs_test_1"), (user(1), "cs_test_2")] {
+        let look = shop.look(who, &SessionId::parse(id).unwrap()).await;
+        assert_eq!(look.map(|look| look.view), Err(CheckoutError::NotFound), "{id}");
+    }
+}
+
+fn recorded(expired: bool, expires_at: DateTime<Utc>) -> SessionRecord {
+    SessionRecord {
         id: SessionId::parse("cs_test_1").unwrap(),
         user: user(1),
         level: Level::parse("PRO").unwrap(),
         interval: None,
         expired,
         expires_at,
-    };
-    let later = now + TimeDelta::hours(1);
-    for (record, status, state, granted) in [
-        (session(false, later), None, SessionState::Open, false),
-        (session(true, later), None, SessionState::Expired, false),
-        (session(false, now), None, SessionState::Expired, false),
-        (session(false, now), Some(GrantStatus::Active), SessionState::Complete, true),
-        (session(false, later), Some(GrantStatus::Pending), SessionState::Pending, false),
-        (session(false, later), Some(GrantStatus::Revoked), SessionState::Expired, false),
-    ] {
-        *ledger.sessions.lock().unwrap() = vec![record];
-        *ledger.grants.lock().unwrap() =
-            status.map(|status| grant("PRO", SourceKind::Checkout, status, later)).into_iter().collect();
-        let view = shop.session(user(1), "cs_test_1").await.unwrap();
-        assert_eq!((view.state, view.granted), (state, granted), "{status:?}");
-    }
-    for (who, id) in [(user(2), "cs_test_1"), (user(1), "cs_test_2"), (user(1), "../x")] {
-        assert_eq!(shop.session(who, id).await, Err(CheckoutError::NotFound), "{id}");
+        url: None,
+        opened_by: None,
     }
 }

@@ -3,7 +3,7 @@
 //! | key | value | time to live |
 //! |---|---|---|
 //! | `entitlements:<userId>` | the level, plain: `PRO` | an hour, or until the level ends; less 0–10 % |
-//! | `{entitlements:<userId>}:meta` | hash: level, expires_at, version, epoch, fresh_until | a day: it outlives the level, so that a delayed older write cannot win |
+//! | `{entitlements:<userId>}:meta` | hash: level, expires_at, version, epoch, fresh_until, quantity | a day: it outlives the level, so that a delayed older write cannot win |
 //! | `webhook:event:<eventId>` | the ledger's epoch | a day; set only after the ledger committed |
 //!
 //! On the channel `entitlements:changed` replicas tell each other, user, version and epoch, that a version is there which was not: a hint for
@@ -72,12 +72,20 @@ pub fn fresh_until(
 }
 
 /// The fields of the meta hash, in the order in which they are read.
-pub const META_FIELDS: [&str; 5] = ["level", "expires_at", "version", "epoch", "fresh_until"];
+pub const META_FIELDS: [&str; 6] = ["level", "expires_at", "version", "epoch", "fresh_until", "quantity"];
 
-/// Reads the meta hash. Strict: whatever is not exactly what we write is a miss.
+/// A quantity with the version it is of: a replica of the version before writes the other fields and leaves this one.
+#[must_use]
+pub fn quantity(entitlement: &Entitlement) -> String {
+    format!("{}@{}", entitlement.quantity, entitlement.version)
+}
+
+/// Reads the meta hash. Strict: whatever is not exactly what we write is a miss. Without a quantity it is 1: what a replica of the version
+/// before writes for somebody new.
 #[must_use]
 pub fn read_meta(fields: &[Option<String>], epoch: &str, now: DateTime<Utc>) -> Option<Entitlement> {
-    let [Some(level), Some(expires_at), Some(version), Some(written_epoch), Some(fresh_until)] = fields else {
+    let [Some(level), Some(expires_at), Some(version), Some(written_epoch), Some(fresh_until), quantity] = fields
+    else {
         return None;
     };
     if written_epoch != epoch {
@@ -89,7 +97,13 @@ pub fn read_meta(fields: &[Option<String>], epoch: &str, now: DateTime<Utc>) -> 
         // Microseconds, as the ledger keeps it.
         micros => Some(DateTime::from_timestamp_micros(micros.parse().ok()?)?),
     };
-    let entitlement = Entitlement { level: Level::parse(level).ok()?, expires_at, version: version.parse().ok()? };
+    let quantity = match quantity.as_deref().map(|quantity| quantity.split_once('@')) {
+        None => 1,
+        Some(Some((quantity, of))) if of == version => quantity.parse().ok()?,
+        Some(_) => return None,
+    };
+    let version = version.parse().ok()?;
+    let entitlement = Entitlement { level: Level::parse(level).ok()?, expires_at, quantity, version };
     (now < fresh_until && !entitlement.is_over(now)).then_some(entitlement)
 }
 
@@ -102,7 +116,7 @@ mod tests {
     }
 
     fn pro(expires_at: Option<&str>) -> Entitlement {
-        Entitlement { level: Level::parse("PRO").unwrap(), expires_at: expires_at.map(at), version: 3 }
+        Entitlement { level: Level::parse("PRO").unwrap(), expires_at: expires_at.map(at), quantity: 1, version: 3 }
     }
 
     #[test]
@@ -128,18 +142,20 @@ mod tests {
     #[test]
     fn only_what_we_write_is_read() {
         let now = at("2026-11-23T12:00:00Z");
-        let good = || -> [Option<String>; 5] {
+        let good = || -> [Option<String>; 6] {
             [
                 Some("PRO".into()),
                 Some(String::new()),
                 Some("3".into()),
                 Some("e1".into()),
                 Some((now.timestamp_millis() + 1000).to_string()),
+                Some("1@3".into()),
             ]
         };
         assert_eq!(read_meta(&good(), "e1", now), Some(pro(None)));
         assert_eq!(read_meta(&good(), "e2", now), None, "another ledger's");
-        for (place, bad) in [(0, "pro"), (1, "soon"), (2, "-1"), (2, "9e9"), (4, ""), (4, "99999999999999999999")] {
+        let bad = [(0, "pro"), (1, "soon"), (2, "-1"), (2, "9e9"), (4, ""), (4, "99999999999999999999")];
+        for (place, bad) in bad.into_iter().chain(["5", "", "-1@3", "x@3", "5@2"].map(|bad| (5, bad))) {
             let mut fields = good();
             fields[place] = Some(bad.into());
             assert_eq!(read_meta(&fields, "e1", now), None, "{bad:?} at {place}");
@@ -149,6 +165,11 @@ mod tests {
             fields[place] = None;
             assert_eq!(read_meta(&fields, "e1", now), None);
         }
+        let mut many = good();
+        many[5] = Some(quantity(&Entitlement { quantity: 5, ..pro(None) }));
+        assert_eq!(read_meta(&many, "e1", now), Some(Entitlement { quantity: 5, ..pro(None) }));
+        many[5] = None;
+        assert_eq!(read_meta(&many, "e1", now), Some(pro(None)), "by a replica of the version before");
         let mut stale = good();
         stale[4] = Some(now.timestamp_millis().to_string());
         assert_eq!(read_meta(&stale, "e1", now), None);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn pro(expires_at: Option<DateTime<Utc>>, version: u64) -> Entitlement {
-        Entitlement { level: Level::parse("PRO").unwrap(), expires_at, version }
+        Entitlement { level: Level::parse("PRO").unwrap(), expires_at, quantity: 1, version }
     }
 
     fn publication(entitlement: &Entitlement) -> Publication<'_> {

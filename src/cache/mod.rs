@@ -21,6 +21,7 @@ pub use self::{
     memory_cache::{MemoryCache, MemorySettings},
     redis_cache::{RedisCache, RedisSettings},
 };
+use crate::clock;
 use crate::domain::{
     entitlement::Entitlement,
     id::{EventId, UserId},
@@ -100,7 +101,7 @@ impl Cache {
     pub async fn is_marked(&self, event: &EventId, epoch: &str, budget: &mut Budget) -> Result<bool, CacheError> {
         match self {
             Self::Redis(cache) => cache.is_marked(event, epoch, budget).await,
-            Self::Memory(cache) => Ok(cache.is_marked(event, epoch, Utc::now())),
+            Self::Memory(cache) => Ok(cache.is_marked(event, epoch, clock::now())),
         }
     }
 

@@ -1,6 +1,7 @@
 -- Writes a user's level and meta, unless a newer version of the same epoch is there. The same version may be written again: the
 -- level's key lives shorter than the meta. Gives 1 if written, 0 if something newer holds.
--- KEYS: level, meta. ARGV: epoch, version, level, expires_at (microseconds or ''), fresh_until (milliseconds), meta's life (milliseconds).
+-- KEYS: level, meta. ARGV: epoch, version, level, expires_at (microseconds or ''), fresh_until (milliseconds), meta's life (milliseconds),
+-- quantity@version.
 local known = redis.pcall('HMGET', KEYS[2], 'epoch', 'version')
 if known.err then
   redis.call('DEL', KEYS[2]) -- not a hash: not ours
@@ -14,7 +15,7 @@ end
 if known[1] == ARGV[1] and version and version > tonumber(ARGV[2]) then
   return 0
 end
-redis.call('HSET', KEYS[2], 'level', ARGV[3], 'expires_at', ARGV[4], 'version', ARGV[2], 'epoch', ARGV[1], 'fresh_until', ARGV[5])
+redis.call('HSET', KEYS[2], 'level', ARGV[3], 'expires_at', ARGV[4], 'version', ARGV[2], 'epoch', ARGV[1], 'fresh_until', ARGV[5], 'quantity', ARGV[7])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[5])
 if known[1] ~= ARGV[1] or not version or version < tonumber(ARGV[2]) then

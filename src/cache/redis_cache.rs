@@ -203,7 +203,8 @@ impl RedisCache {
                 .arg(entitlement.level.as_str())
                 .arg(expires_at)
                 .arg(fresh_until.timestamp_millis())
-                .arg(key::META_TTL.num_milliseconds());
+                .arg(key::META_TTL.num_milliseconds())
+                .arg(key::quantity(entitlement));
             if let Some(event) = mark {
                 pipeline
                     .cmd("SET")

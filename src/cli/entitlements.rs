@@ -1,6 +1,9 @@
-//! `tollgate entitlements`: what a user has, and why.
+//! `tollgate entitlements`: what a user has and had, and why; giving and taking by hand.
 
-use std::path::Path;
+mod by_hand;
+mod history;
+
+use std::{fmt, path::Path};
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
@@ -21,6 +24,12 @@ use crate::{config::AdminConfig, domain::id::UserId};
 pub enum Command {
     /// Show what a user has, and why
     Get(GetArgs),
+    /// Give a level by hand
+    Grant(by_hand::GrantArgs),
+    /// Take back what was given by hand
+    Revoke(by_hand::RevokeArgs),
+    /// Show how a user's entitlement changed, and whose doing it was
+    History(history::Args),
 }
 
 /// Arguments of `entitlements get`.
@@ -53,10 +62,24 @@ struct Grant {
     period_end: DateTime<Utc>,
 }
 
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, source_id, level, status, period_end } = self;
+        let (level, status, source, id) = (plain(level), plain(status), plain(source), plain(source_id));
+        write!(f, "{level} {status} until {} UTC\n  {source} {id}", when(*period_end))
+    }
+}
+
 pub(super) fn run(command: &Command, data: Option<&Path>) -> Result<(), Failure> {
-    let Command::Get(args) = command;
     let config = AdminConfig::from_env(data)?;
-    Ok(block_on(get(args, config))?)
+    Ok(block_on(async {
+        match command {
+            Command::Get(args) => get(args, config).await,
+            Command::Grant(args) => by_hand::grant(args, config).await,
+            Command::Revoke(args) => by_hand::revoke(args, config).await,
+            Command::History(args) => history::run(args, config).await,
+        }
+    })?)
 }
 
 async fn get(args: &GetArgs, config: AdminConfig) -> anyhow::Result<()> {
@@ -71,9 +94,6 @@ async fn get(args: &GetArgs, config: AdminConfig) -> anyhow::Result<()> {
     if grants.is_empty() {
         print("no grants")?;
     }
-    for Grant { source, source_id, level, status, period_end } in grants {
-        let (level, status, source, id) = (plain(&level), plain(&status), plain(&source), plain(&source_id));
-        print(format_args!("{level} {status} until {} UTC\n  {source} {id}", when(period_end)))?;
-    }
+    grants.iter().try_for_each(print)?;
     print(format_args!("\n{}", table::events(&events)?))
 }

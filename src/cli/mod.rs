@@ -45,7 +45,7 @@ pub enum Command {
     /// Look at what arrived and what is parked, and try it again, at a running server
     #[command(subcommand)]
     Events(events::Command),
-    /// Look at what users have, at a running server
+    /// Look at what users have and had, and give and take by hand, at a running server
     #[command(subcommand)]
     Entitlements(entitlements::Command),
     /// Print the HTTP interface as OpenAPI 3.1

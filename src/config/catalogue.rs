@@ -23,6 +23,7 @@
 //! id = "price_1DeF"         # or amount and currency
 //! interval = "year"
 //! default = true            # what is sold where no interval is asked for; the first where none says so
+//! former = true             # instead: sold no longer; whoever subscribed at it keeps the level while it is paid
 //! ```
 
 mod entry;

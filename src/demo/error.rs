@@ -77,7 +77,7 @@ impl ResponseError for DemoError {
         if *self == Self::TooManyStreams {
             response.insert_header((RETRY_AFTER, 5));
         }
-        response.json(ErrorBody { error, code })
+        response.json(ErrorBody { error, code, portal: None })
     }
 }
 

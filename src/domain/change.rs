@@ -3,10 +3,12 @@
 use chrono::{DateTime, Utc};
 
 use super::{
+    by_hand::Remark,
     entitlement::{Entitlement, fold},
     event::EventRecord,
-    grant::Grant,
+    grant::{Grant, GrantStatus, Source},
     id::{CustomerId, SessionId, SubscriptionId, UserId},
+    money::Objects,
     plan::Catalogue,
 };
 
@@ -15,6 +17,10 @@ use super::{
 pub enum Effect {
     /// A report about a purchase or a subscription: joined with what is known of it.
     Purchase(Grant),
+    /// A person gives a level. A grant that is known stays as it is: this is asked for again where the answer was lost.
+    GiveByHand(Grant),
+    /// A person takes back what a person gave: the grant of this source.
+    TakeByHand(Source),
     /// A Checkout Session ended unpaid. Takes and gives nothing.
     SessionExpired(SessionId),
     /// The level's time is over. Holds only for the version that was seen to be over.
@@ -31,6 +37,11 @@ pub enum Cause {
     Delivery(EventRecord),
     /// An event that waited in the inbox is tried again.
     Retry(EventRecord),
+    /// Stripe was asked how something stands. No event, and so nothing for the inbox: the business key alone keeps it from counting
+    /// twice.
+    Fetched,
+    /// A person wanted it.
+    Operator(Remark),
     /// A moment came.
     Time,
 }
@@ -41,7 +52,19 @@ impl Cause {
     pub const fn event(&self) -> Option<&EventRecord> {
         match self {
             Self::Delivery(event) | Self::Retry(event) => Some(event),
-            Self::Time => None,
+            Self::Fetched | Self::Operator(_) | Self::Time => None,
+        }
+    }
+
+    /// The word in the ledger.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Delivery(_) => "delivery",
+            Self::Retry(_) => "retry",
+            Self::Fetched => "fetched",
+            Self::Operator(_) => "operator",
+            Self::Time => "time",
         }
     }
 }
@@ -122,12 +145,12 @@ impl Default for Account {
 }
 
 /// What a change did to an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The account changed and its version grew by one. If a grant was touched, this is its place in `grants`.
+    /// The account changed and its version grew by one.
     Applied {
-        /// Place in [`Account::grants`] of the grant to be written.
-        grant: Option<usize>,
+        /// Places in [`Account::grants`] of the grants to be written.
+        grants: Vec<usize>,
     },
     /// What was known before holds; the account is as it was.
     Superseded,
@@ -135,8 +158,8 @@ pub enum Decision {
 
 impl Account {
     /// Applies one effect: pure, total, and the same for every order of the same effects (but for the version, which counts
-    /// the changes that were applied).
-    pub fn apply(&mut self, effect: &Effect, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
+    /// the changes that were applied). `money` is what is known of the objects that the grants depend on, the new one's included.
+    pub fn apply(&mut self, effect: &Effect, money: &Objects, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
         let grant = match effect {
             Effect::Purchase(report) if self.is_told_of_elsewhere(report) => return Decision::Superseded,
             Effect::Purchase(report) => match self.grants.iter().position(|known| known.source == report.source) {
@@ -152,6 +175,23 @@ impl Account {
                     Some(self.grants.len() - 1)
                 }
             },
+            Effect::GiveByHand(given) => {
+                if self.grants.iter().any(|known| known.source == given.source) {
+                    return Decision::Superseded;
+                }
+                self.grants.push(given.clone());
+                Some(self.grants.len() - 1)
+            }
+            Effect::TakeByHand(source) => {
+                let is_meant = |grant: &Grant| {
+                    grant.source == *source && grant.is_by_hand() && grant.status == GrantStatus::Active
+                };
+                let Some(place) = self.grants.iter().position(is_meant) else { return Decision::Superseded };
+                if let Some(grant) = self.grants.get_mut(place) {
+                    grant.status = GrantStatus::Revoked;
+                }
+                Some(place)
+            }
             Effect::SessionExpired(_) => None,
             Effect::Lapse { version } => {
                 if self.entitlement.version != *version || !self.entitlement.is_over(now) {
@@ -160,9 +200,32 @@ impl Account {
                 None
             }
         };
-        let (level, expires_at) = fold(&self.grants, catalogue, now);
-        self.entitlement = Entitlement { level, expires_at, version: self.entitlement.version.saturating_add(1) };
-        Decision::Applied { grant }
+        let mut grants = self.weigh_grants(money);
+        grants.extend(grant.filter(|place| !grants.contains(place)));
+        self.refold(catalogue, now);
+        Decision::Applied { grants }
+    }
+
+    /// Applies what was learnt about money: changes the account if a grant is held that was not, or the reverse.
+    pub fn weigh(&mut self, money: &Objects, catalogue: &Catalogue, now: DateTime<Utc>) -> Decision {
+        let grants = self.weigh_grants(money);
+        if grants.is_empty() {
+            return Decision::Superseded;
+        }
+        self.refold(catalogue, now);
+        Decision::Applied { grants }
+    }
+
+    /// Gives the places of those whose hold is another one than before.
+    fn weigh_grants(&mut self, money: &Objects) -> Vec<usize> {
+        let weighed = self.grants.iter_mut().map(|grant| grant.weigh(money.hold(grant)));
+        weighed.enumerate().filter_map(|(place, changed)| changed.then_some(place)).collect()
+    }
+
+    fn refold(&mut self, catalogue: &Catalogue, now: DateTime<Utc>) {
+        let (level, expires_at, quantity) = fold(&self.grants, catalogue, now);
+        let version = self.entitlement.version.saturating_add(1);
+        self.entitlement = Entitlement { level, expires_at, quantity, version };
     }
 
     /// Whether a grant of another source was taken from the same event: the program that Tollgate replaces was told, too, and

@@ -132,8 +132,11 @@ pub enum IgnoreReason {
     SetupMode,
     /// A thin event: supported in a later version.
     ThinEvent,
-    /// A session that ended unpaid and names no user: nothing was given, so there is nothing to wait for.
+    /// A session that ended unpaid and names no user, money without a payment, an invoice without a subscription: nobody was given anything
+    /// for it, so there is nothing to wait for.
     Unattributed,
+    /// What follows from it is told by the subscription's own events.
+    ToldElsewhere,
 }
 
 impl IgnoreReason {
@@ -147,6 +150,7 @@ impl IgnoreReason {
             Self::SetupMode => "setup_mode",
             Self::ThinEvent => "thin_event",
             Self::Unattributed => "unattributed",
+            Self::ToldElsewhere => "told_elsewhere",
         }
     }
 
@@ -159,7 +163,8 @@ impl IgnoreReason {
             Self::ConnectedAccount => "event of a connected account",
             Self::SetupMode => "setup sessions grant nothing",
             Self::ThinEvent => "thin events are not supported yet",
-            Self::Unattributed => "the expired session names no user",
+            Self::Unattributed => "it is about nothing that anybody has",
+            Self::ToldElsewhere => "what follows from it is told by the subscription's own events",
         }
     }
 }

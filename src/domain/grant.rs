@@ -3,10 +3,12 @@
 use std::{cmp::Ordering, fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::{
-    id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId},
+    id::{CustomerId, EventId, ObjectId, PaymentIntentId, SessionId, SubscriptionId},
     level::Level,
+    money::Hold,
     subscription::{Snapshot, Snapshots},
 };
 
@@ -19,6 +21,8 @@ pub enum SourceKind {
     Subscription,
     /// A row that was there before Tollgate; the id is the row's.
     Legacy,
+    /// A person gave it; the id is a UUID chosen by whoever asked, so that asking again is the same grant.
+    Manual,
 }
 
 impl SourceKind {
@@ -29,20 +33,21 @@ impl SourceKind {
             Self::Checkout => "checkout",
             Self::Subscription => "subscription",
             Self::Legacy => "legacy",
+            Self::Manual => "manual",
         }
     }
 
     /// The reverse of [`as_str`](Self::as_str).
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Checkout, Self::Subscription, Self::Legacy].into_iter().find(|kind| kind.as_str() == word)
+        [Self::Checkout, Self::Subscription, Self::Legacy, Self::Manual].into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
 /// The business key of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
-    /// What kind of purchase.
+    /// What kind of purchase, if it is one.
     pub kind: SourceKind,
     /// Its id at Stripe.
     pub id: Arc<str>,
@@ -103,8 +108,10 @@ pub struct Grant {
     pub source: Source,
     /// What is granted.
     pub level: Level,
-    /// What is known of the purchase.
+    /// What reports said of the purchase.
     pub status: GrantStatus,
+    /// What keeps it from being used although it was paid. Worked out of the facts about its money, never reported.
+    pub hold: Option<Hold>,
     /// When access ends if the purchase is paid, by Stripe's times, never by our clock: a retry gives the same answer.
     pub period_end: DateTime<Utc>,
     /// Stripe's time of the event this report was taken from.
@@ -130,6 +137,7 @@ impl Grant {
             source: Source { kind: SourceKind::Subscription, id: id.as_str().into() },
             level: Level::free(),
             status: GrantStatus::Pending,
+            hold: None,
             period_end: snapshot.ends_at,
             reported_at: snapshot.created,
             event: None,
@@ -152,10 +160,67 @@ impl Grant {
         }
     }
 
-    /// Whether it was paid for, whatever became of it since.
+    /// What a person gives, from now on.
+    #[must_use]
+    pub fn by_hand(id: Uuid, level: Level, until: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        Self {
+            source: Source { kind: SourceKind::Manual, id: id.to_string().into() },
+            level,
+            status: GrantStatus::Active,
+            period_end: until,
+            reported_at: now,
+            event: None,
+            session: None,
+            payment_intent: None,
+            customer: None,
+            snapshots: Snapshots::default(),
+            hold: None,
+        }
+    }
+
+    /// Whether a person gave it.
+    #[must_use]
+    pub fn is_by_hand(&self) -> bool {
+        self.source.kind == SourceKind::Manual
+    }
+
+    /// How many were bought. Only a subscription's own events say so; what its checkout, or a one-off purchase, sold of a plan with
+    /// quantities is not in their events.
+    #[must_use]
+    pub fn quantity(&self) -> u32 {
+        self.snapshots.latest().map_or(1, Snapshot::quantity)
+    }
+
+    /// How it stands by reports and money together: what readers of the ledger's table are shown.
+    #[must_use]
+    pub const fn standing(&self) -> GrantStatus {
+        match (self.status, self.hold) {
+            (GrantStatus::Active, Some(Hold::Suspended)) => GrantStatus::Suspended,
+            (GrantStatus::Active, Some(Hold::Revoked)) => GrantStatus::Revoked,
+            (status, _) => status,
+        }
+    }
+
+    /// Takes the hold that follows from money; one that was not paid has none. Returns whether it is another one than before.
+    pub fn weigh(&mut self, hold: Option<Hold>) -> bool {
+        let hold = hold.filter(|_| self.status == GrantStatus::Active);
+        std::mem::replace(&mut self.hold, hold) != hold
+    }
+
+    /// Whether the object is its subscription, its payment or its customer.
+    #[must_use]
+    pub fn depends_on(&self, object: &ObjectId) -> bool {
+        let id = object.as_str();
+        (self.source.kind == SourceKind::Subscription && &*self.source.id == id)
+            || self.payment_intent.as_ref().is_some_and(|payment| payment.as_str() == id)
+            || self.customer.as_ref().is_some_and(|customer| customer.as_str() == id)
+    }
+
+    /// Whether it was paid for, whatever became of it since. What a person gave was not: it uses up no trial.
     #[must_use]
     pub fn was_paid(&self) -> bool {
-        self.snapshots.latest().map_or(self.status == GrantStatus::Active, |latest| latest.status.was_paid())
+        !self.is_by_hand()
+            && self.snapshots.latest().map_or(self.status == GrantStatus::Active, |latest| latest.status.was_paid())
     }
 
     /// Since when it counts, by Stripe's times: a subscription from its beginning, however new its last snapshot.
@@ -167,11 +232,11 @@ impl Grant {
     /// Whether the level may be used at `now`.
     #[must_use]
     pub fn is_live(&self, now: DateTime<Utc>) -> bool {
-        self.status == GrantStatus::Active && now < self.period_end && !self.level.is_free()
+        self.standing() == GrantStatus::Active && now < self.period_end && !self.level.is_free()
     }
 
     /// Joins another report of the same purchase: the more certain status holds, of equal ones the earlier report (the first
-    /// event that shows the session paid gives the time access counts from), then the smaller event id.
+    /// event that shows the session paid gives the time access counts from), then one that an event made, then the smaller event id.
     ///
     /// What a subscription's own events say replaces what its checkout said, whichever came first; of the checkout remain the links.
     ///
@@ -204,6 +269,7 @@ impl Grant {
         self.status
             .cmp(&other.status)
             .then(other.reported_at.cmp(&self.reported_at))
+            .then_with(|| self.event.is_some().cmp(&other.event.is_some()))
             .then_with(|| other.event.cmp(&self.event))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use uuid::Uuid;
 
 /// Why a text is no identifier of the kind that was expected. Holds no part of the text: it may be hostile.
@@ -86,6 +86,12 @@ macro_rules! stripe_id {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The same id, as that of any object.
+            #[must_use]
+            pub fn object(&self) -> ObjectId {
+                ObjectId(Arc::clone(&self.0))
+            }
         }
 
         impl fmt::Display for $name {
@@ -115,6 +121,20 @@ stripe_id! {
 stripe_id! {
     /// A Stripe customer, `cus_…`.
     CustomerId, "cus_"
+}
+stripe_id! {
+    /// An invoice, `in_…`: what ties payments to a subscription.
+    InvoiceId, "in_"
+}
+stripe_id! {
+    /// Any of Stripe's objects, whatever its prefix: refunds and disputes have had several.
+    ObjectId, ""
+}
+
+impl<'de> Deserialize<'de> for ObjectId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
 }
 
 #[cfg(test)]

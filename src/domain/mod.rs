@@ -3,6 +3,7 @@
 //! Everything that decides about money lives here, so that every database gives the same answer and every rule can be
 //! tested over all orders of events without a server.
 
+pub mod by_hand;
 pub mod change;
 pub mod entitlement;
 pub mod event;
@@ -10,6 +11,7 @@ pub mod grant;
 pub mod id;
 pub mod level;
 pub mod live;
+pub mod money;
 pub mod plan;
 pub mod price;
 pub mod subscription;

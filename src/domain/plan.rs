@@ -69,6 +69,8 @@ pub struct Plan {
     pub price: Price,
     /// What may be asked for instead, each with an interval of its own.
     pub other_prices: Vec<Price>,
+    /// What is sold no longer, and still paid by whoever subscribed at it.
+    pub former_prices: Vec<Price>,
     /// Strings that an application may ask for.
     pub features: Vec<String>,
     /// How long after the end of a paid period access goes on while a renewal is expected.
@@ -82,9 +84,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// All prices, the default one first.
+    /// All prices that are sold, the default one first.
     pub fn prices(&self) -> impl Iterator<Item = &Price> {
         std::iter::once(&self.price).chain(&self.other_prices)
+    }
+
+    /// All prices that somebody may pay.
+    fn paid_prices(&self) -> impl Iterator<Item = &Price> {
+        self.prices().chain(&self.former_prices)
     }
 
     /// The price paid that often; the default one where nothing is asked for.
@@ -178,7 +185,7 @@ impl Catalogue {
     /// The plan that sells at a price kept at Stripe.
     #[must_use]
     pub fn plan_of_price(&self, id: &str) -> Option<&Plan> {
-        self.plans.iter().find(|plan| plan.prices().any(|price| price.has_id(id)))
+        self.plans.iter().find(|plan| plan.paid_prices().any(|price| price.has_id(id)))
     }
 
     /// The plan that a subscription's item is of: by its price's id, or else the one of the level that the subscription's
@@ -187,7 +194,7 @@ impl Catalogue {
     pub fn plan_of_item(&self, item: &ItemPrice<'_>, named: Option<&Level>) -> Option<&Plan> {
         item.id
             .and_then(|id| self.plan_of_price(id))
-            .or_else(|| self.plan(named?).filter(|plan| plan.prices().any(|price| item.is(price))))
+            .or_else(|| self.plan(named?).filter(|plan| plan.paid_prices().any(|price| item.is(price))))
     }
 
     /// All plans, in the file's order.
@@ -217,11 +224,11 @@ impl Catalogue {
 
 /// The price id that two plans have in common.
 fn shared_price<'a>(one: &'a Plan, other: &Plan) -> Option<&'a str> {
-    let ids = one.prices().filter_map(|price| match &price.charge {
+    let ids = one.paid_prices().filter_map(|price| match &price.charge {
         Charge::Id(id) => Some(id.as_str()),
         Charge::Inline { .. } => None,
     });
-    ids.into_iter().find(|id| other.prices().any(|price| price.has_id(id)))
+    ids.into_iter().find(|id| other.paid_prices().any(|price| price.has_id(id)))
 }
 
 #[cfg(test)]
@@ -240,6 +247,7 @@ pub(crate) mod tests {
                 interval: (mode == Mode::Subscription).then_some(Interval::Month),
             },
             other_prices: vec![],
+            former_prices: vec![],
             features: vec![],
             grace: if mode == Mode::Subscription { TimeDelta::days(3) } else { TimeDelta::zero() },
             lasts,
@@ -314,6 +322,27 @@ pub(crate) mod tests {
             (ItemPrice::default(), Some("PRO")),
         ] {
             assert_eq!(level(item, named), None, "{item:?} {named:?}");
+        }
+    }
+
+    #[test]
+    fn who_subscribed_at_a_former_price_lost_the_level_when_it_became_dearer() {
+        let mut plans = catalogue().plans().to_vec();
+        let item = ItemPrice {
+            amount: Some(2_900),
+            currency: Some("usd"),
+            interval: Some(Interval::Month),
+            id: Some("price_old"),
+        };
+        let pro = Level::parse("PRO").unwrap();
+        let level = |plans: &[Plan]| Catalogue::new(plans.to_vec()).unwrap().plan_of_item(&item, Some(&pro)).is_some();
+        let (former, by_id) = (plans[1].price.clone(), Charge::Id("price_old".into()));
+        plans[1].price.charge = Charge::Id("price_new".into());
+        assert!(!level(&plans));
+        for charge in [former.charge, by_id] {
+            plans[1].former_prices = vec![Price { charge, interval: former.interval }];
+            assert!(level(&plans));
+            assert_eq!(plans[1].prices().count(), 1, "it is not sold");
         }
     }
 

@@ -139,6 +139,9 @@ pub struct Snapshot {
     pub values: Attributes,
     /// What of it the event changed, as it was before.
     pub before: Attributes,
+    /// How many were bought of the item that gives the level; absent where the event did not say, and in what was kept before this was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantity: Option<u32>,
 }
 
 impl Snapshot {
@@ -146,6 +149,12 @@ impl Snapshot {
     #[must_use]
     pub const fn grant_status(&self) -> GrantStatus {
         self.status.grant_status()
+    }
+
+    /// How many were bought, at least 1.
+    #[must_use]
+    pub fn quantity(&self) -> u32 {
+        self.quantity.unwrap_or(1).max(1)
     }
 
     /// Whether this may be what the other one became: it says that what it changed had been as the other has it.
@@ -158,8 +167,8 @@ impl Snapshot {
         (self.status.is_terminal(), self.created)
     }
 
-    fn effect(&self) -> (GrantStatus, DateTime<Utc>, Option<&Level>) {
-        (self.grant_status(), self.ends_at, self.level.as_ref())
+    fn effect(&self) -> (GrantStatus, DateTime<Utc>, Option<&Level>, u32) {
+        (self.grant_status(), self.ends_at, self.level.as_ref(), self.quantity())
     }
 }
 

@@ -2,15 +2,17 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
+use uuid::Uuid;
 
 use super::{
     change::{Account, Decision, Effect},
     entitlement::{Entitlement, fold},
     grant::{Grant, GrantStatus, Source, SourceKind},
-    id::{EventId, SessionId},
+    id::{EventId, SessionId, SubscriptionId},
     level::Level,
+    money::Objects,
     plan::{Mode, Terms, tests::catalogue},
-    subscription::Snapshots,
+    subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
 };
 
 pub(super) fn time(seconds: i64) -> DateTime<Utc> {
@@ -30,6 +32,7 @@ fn report(event: &str, session: &str, level: &str, status: GrantStatus, created:
         session: Some(SessionId::parse(session).unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     })
 }
@@ -54,7 +57,7 @@ pub(super) fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
 fn run(script: &[Effect], now: DateTime<Utc>) -> Account {
     let mut account = Account::default();
     for effect in script {
-        account.apply(effect, &catalogue(), now);
+        account.apply(effect, &Objects::default(), &catalogue(), now);
     }
     account
 }
@@ -124,18 +127,109 @@ fn when_the_best_grant_lapses_the_next_best_takes_over() {
     let version = account.entitlement.version;
     let end = account.entitlement.expires_at.unwrap();
     let early = end - TimeDelta::seconds(1);
-    assert_eq!(account.apply(&Effect::Lapse { version }, &catalogue(), early), Decision::Superseded);
-    assert_eq!(account.apply(&Effect::Lapse { version: version + 1 }, &catalogue(), end), Decision::Superseded);
-    assert_eq!(account.apply(&Effect::Lapse { version }, &catalogue(), end), Decision::Applied { grant: None });
+    assert_eq!(
+        account.apply(&Effect::Lapse { version }, &Objects::default(), &catalogue(), early),
+        Decision::Superseded
+    );
+    assert_eq!(
+        account.apply(&Effect::Lapse { version: version + 1 }, &Objects::default(), &catalogue(), end),
+        Decision::Superseded
+    );
+    assert_eq!(
+        account.apply(&Effect::Lapse { version }, &Objects::default(), &catalogue(), end),
+        Decision::Applied { grants: vec![] }
+    );
     assert_eq!(account.entitlement.level.as_str(), "PRO");
     assert_eq!(account.entitlement.version, version + 1);
+}
+
+fn by_hand(id: u128, level: &str, until: i64) -> Grant {
+    Grant::by_hand(Uuid::from_u128(id), Level::parse(level).unwrap(), time(until), time(0))
+}
+
+#[test]
+fn what_a_person_gave_is_one_more_grant_until_a_person_takes_it() {
+    let (gift, bought) = (by_hand(1, "TEAM", 1000), report("evt_1", "cs_a", "PRO", GrantStatus::Active, 0));
+    let mut account = run(&[bought, Effect::GiveByHand(gift.clone())], time(1));
+    assert_eq!((account.entitlement.level.as_str(), account.entitlement.expires_at), ("TEAM", Some(time(1000))));
+
+    let again = Effect::GiveByHand(Grant { period_end: time(9999), ..gift.clone() });
+    assert_eq!(
+        account.apply(&again, &Objects::default(), &catalogue(), time(2)),
+        Decision::Superseded,
+        "the same id is the same grant"
+    );
+    let take = Effect::TakeByHand(gift.source.clone());
+    assert_eq!(account.apply(&take, &Objects::default(), &catalogue(), time(3)), Decision::Applied { grants: vec![1] });
+    assert_eq!((account.entitlement.level.as_str(), account.entitlement.version), ("PRO", 3));
+    assert_eq!(account.grants[1].period_end, time(1000), "what it was is kept");
+    for late in [take, Effect::GiveByHand(gift)] {
+        assert_eq!(
+            account.apply(&late, &Objects::default(), &catalogue(), time(4)),
+            Decision::Superseded,
+            "a late retry gives nothing back"
+        );
+    }
+}
+
+#[test]
+fn what_was_bought_is_not_taken_by_hand() {
+    let bought = report("evt_1", "cs_a", "PRO", GrantStatus::Active, 0);
+    let mut account = run(&[bought], time(1));
+    let take = Effect::TakeByHand(account.grants[0].source.clone());
+    assert_eq!(account.apply(&take, &Objects::default(), &catalogue(), time(2)), Decision::Superseded);
+    assert_eq!(account.entitlement.level.as_str(), "PRO");
+}
+
+#[test]
+fn a_trial_given_by_hand_counts_beside_the_one_that_everybody_has() {
+    let own = report("evt_1", "cs_a", "TRIAL", GrantStatus::Active, 0);
+    let end_of_own = time(0) + TimeDelta::days(7);
+    let given = by_hand(1, "TRIAL", 30 * 86_400);
+    for order in permutations(&[own, Effect::GiveByHand(given.clone())]) {
+        let mut account = run(&order, time(1));
+        assert_eq!(account.entitlement.expires_at, Some(time(30 * 86_400)), "given although there was one");
+        account.apply(&Effect::TakeByHand(given.source.clone()), &Objects::default(), &catalogue(), time(2));
+        assert_eq!(account.entitlement.expires_at, Some(end_of_own), "nor was that one used up");
+    }
+}
+
+#[test]
+fn the_quantity_is_that_of_the_grant_that_holds_and_never_a_sum() {
+    let seats = |id: &str, ends: i64, quantity| {
+        let snapshot = Snapshot {
+            status: SubscriptionStatus::Active,
+            ends_at: time(ends),
+            level: Level::parse("PRO").ok(),
+            created: time(0),
+            started_at: time(0),
+            values: Attributes::new(),
+            before: Attributes::new(),
+            quantity,
+        };
+        Effect::Purchase(Grant::of_subscription(&SubscriptionId::parse(id).unwrap(), None, snapshot))
+    };
+    for (script, quantity) in [
+        (vec![seats("sub_1", 100, Some(5)), seats("sub_2", 100, Some(3))], 5),
+        (vec![seats("sub_1", 100, Some(5)), seats("sub_2", 101, Some(3))], 3),
+        (vec![seats("sub_1", 100, Some(5)), Effect::GiveByHand(by_hand(1, "TEAM", 50))], 1),
+        (vec![seats("sub_1", 100, None)], 1),
+        (vec![seats("sub_1", 100, Some(0))], 1),
+    ] {
+        for order in permutations(&script) {
+            assert_eq!(run(&order, time(1)).entitlement.quantity, quantity, "{order:?}");
+        }
+    }
+    let mut ended = run(&[seats("sub_1", 100, Some(5))], time(1));
+    ended.apply(&Effect::Lapse { version: 1 }, &Objects::default(), &catalogue(), time(100));
+    assert_eq!((ended.entitlement.level.is_free(), ended.entitlement.quantity), (true, 1));
 }
 
 #[test]
 fn an_unknown_level_is_never_served() {
     let Effect::Purchase(mut grant) = report("evt_1", "cs_a", "PRO", GrantStatus::Active, 0) else { unreachable!() };
     grant.level = Level::parse("ADMIN").unwrap();
-    assert_eq!(fold(&[grant], &catalogue(), time(1)), (Level::free(), None));
+    assert_eq!(fold(&[grant], &catalogue(), time(1)), (Level::free(), None, 1));
 }
 
 fn any_report() -> impl Strategy<Value = Effect> {
@@ -192,7 +286,7 @@ proptest! {
         let mut account = Account::default();
         for effect in &script {
             let before = account.clone();
-            match account.apply(effect, &catalogue(), time(0)) {
+            match account.apply(effect, &Objects::default(), &catalogue(), time(0)) {
                 Decision::Applied { .. } => {
                     prop_assert_eq!(account.entitlement.version, before.entitlement.version + 1);
                 }
@@ -200,7 +294,7 @@ proptest! {
             }
             // The same effect again never changes anything.
             let once = account.clone();
-            prop_assert_eq!(account.apply(effect, &catalogue(), time(0)), Decision::Superseded);
+            prop_assert_eq!(account.apply(effect, &Objects::default(), &catalogue(), time(0)), Decision::Superseded);
             prop_assert_eq!(&account, &once);
         }
     }

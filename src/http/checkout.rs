@@ -1,4 +1,4 @@
-//! Checkout: opening a session, and looking at it afterwards.
+//! Buying: opening a session, looking at it afterwards, and the page where a customer manages what he has.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -15,6 +15,18 @@ use utoipa::ToSchema;
 use super::{ApiError, ErrorBody, Shared, body, caller, time};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What the page for customers is asked for: nothing can be said.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortalRequest {}
+
+/// A page of Stripe's.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PortalAnswer<'a> {
+    /// Where to send the customer; it works for some minutes.
+    url: &'a str,
+}
 
 /// Longest request, in bytes: the one that is described has some forty.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -50,11 +62,14 @@ pub(super) struct CheckoutAnswer<'a> {
 pub(super) struct SessionAnswer<'a> {
     /// `cs_…`
     session_id: &'a str,
-    /// `open`, `complete`, `pending` (a delayed payment) or `expired`.
+    /// `open`, `complete`, `pending` (a delayed payment, or Stripe cannot say: ask again) or `expired`.
     #[schema(example = "complete")]
     state: &'static str,
     /// Whether the purchase has given the user the level.
     granted: bool,
+    /// The version of the user's entitlement by then: `GET /api/entitlements?minVersion=` shows what the purchase gave.
+    #[schema(example = 7)]
+    version: u64,
     /// What is being bought.
     entitlement_level: &'a str,
     /// When Stripe closes, or closed, it.
@@ -64,7 +79,8 @@ pub(super) struct SessionAnswer<'a> {
 
 /// Opens a Checkout Session for the caller
 ///
-/// With the same `Idempotency-Key` the same session is given again.
+/// While a session of the caller's for the same level and interval is open, that one is given again: two clicks, one session. With the same
+/// `Idempotency-Key` it is given until it ends, even if it has been used.
 #[utoipa::path(
     post, path = "/api/checkout/session", tag = "checkout", security(("session" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")),
@@ -74,7 +90,7 @@ pub(super) struct SessionAnswer<'a> {
         (status = 400, description = "`INVALID_ENTITLEMENT_LEVEL`, `INVALID_REQUEST`", body = ErrorBody),
         (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
         (status = 408, description = "`REQUEST_TIMEOUT`", body = ErrorBody),
-        (status = 409, description = "`ALREADY_ENTITLED`, `IDEMPOTENCY_CONFLICT`", body = ErrorBody),
+        (status = 409, description = "`ALREADY_ENTITLED`, with `portal`; `PAYMENT_PENDING`, `IDEMPOTENCY_CONFLICT`", body = ErrorBody),
         (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = ErrorBody),
         (status = 415, description = "`UNSUPPORTED_MEDIA_TYPE`", body = ErrorBody),
         (status = 429, description = "`RATE_LIMITED`, with `Retry-After`", body = ErrorBody),
@@ -101,6 +117,9 @@ pub(super) async fn start(
 }
 
 /// Tells how one of the caller's sessions stands
+///
+/// It does not wait for Stripe's webhook: a session of which the end is not known yet is looked up at Stripe, every two seconds at most, and
+/// what was paid is granted before this is answered. While Stripe cannot be asked it is `pending`.
 #[utoipa::path(
     get, path = "/api/checkout/session/{id}", tag = "checkout", security(("session" = [])),
     params(("id" = String, Path, description = "`cs_…`")),
@@ -114,15 +133,47 @@ pub(super) async fn start(
 pub(super) async fn session(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
     let id = request.match_info().get("id").ok_or(ApiError::NotFound)?;
-    let view = state.billing.session(user, id).await?;
+    let view = state.fulfilment.session(user, id).await?;
     let answer = SessionAnswer {
         session_id: view.id.as_str(),
         state: view.state.as_str(),
         granted: view.granted,
+        version: view.version,
         entitlement_level: view.level.as_str(),
         expires_at: view.expires_at,
     };
     Ok(private(body::json(StatusCode::OK, &answer)))
+}
+
+/// Opens Stripe's page where the caller sees invoices, and changes or cancels subscriptions
+///
+/// Its back link leads to the application, as configured.
+#[utoipa::path(
+    post, path = "/api/billing/portal", tag = "checkout", security(("session" = [])),
+    responses(
+        (status = 200, description = "Send the customer to `url`", body = PortalAnswer),
+        (status = 400, description = "`INVALID_REQUEST`: the body is neither empty nor `{}`", body = ErrorBody),
+        (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
+        (status = 408, description = "`REQUEST_TIMEOUT`", body = ErrorBody),
+        (status = 409, description = "`NO_CUSTOMER`: the caller has bought nothing yet", body = ErrorBody),
+        (status = 413, description = "`PAYLOAD_TOO_LARGE`", body = ErrorBody),
+        (status = 429, description = "`RATE_LIMITED`, with `Retry-After`", body = ErrorBody),
+        (status = 502, description = "`STRIPE_ERROR`", body = ErrorBody),
+        (status = 503, description = "`UNAVAILABLE`, with `Retry-After`", body = ErrorBody),
+    ),
+)]
+pub(super) async fn portal(
+    state: Data<Shared>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, ApiError> {
+    let user = caller::user(&state, &request)?;
+    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
+    if !body.is_empty() && serde_json::from_slice::<PortalRequest>(&body).is_err() {
+        return Err(ApiError::InvalidRequest("Expected no body, or {}"));
+    }
+    let url = state.billing.open_portal(user).await?;
+    Ok(private(body::json(StatusCode::OK, &PortalAnswer { url: &url })))
 }
 
 fn private(mut response: HttpResponse) -> HttpResponse {

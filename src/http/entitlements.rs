@@ -35,6 +35,9 @@ pub(super) struct EntitlementAnswer<'a> {
     #[serde(serialize_with = "time::optional_seconds")]
     #[schema(required)]
     expires_at: Option<DateTime<Utc>>,
+    /// How many were bought of what gives the level, for example seats; 1 where the plan has no quantities, and for `FREE`.
+    #[schema(minimum = 1, example = 1)]
+    quantity: u32,
     /// What the level includes.
     features: &'a [String],
     /// Where the answer was found: `cache` or `database`.
@@ -133,6 +136,7 @@ pub(super) fn shown<'a>(catalogue: &'a Catalogue, user: UserId, reading: &'a Rea
         user_id: user,
         entitlement_level: entitlement.level.as_str(),
         expires_at: entitlement.expires_at,
+        quantity: entitlement.quantity,
         features: catalogue.features(&entitlement.level),
         source: reading.source.as_str(),
         version: entitlement.version,
@@ -214,6 +218,7 @@ mod tests {
             user_id: uuid::Uuid::from_u128(1).into(),
             entitlement_level: "PRO",
             expires_at: "2026-01-31T10:00:00.123456Z".parse().ok(),
+            quantity: 5,
             features: &features,
             source: "cache",
             version: 7,
@@ -221,7 +226,7 @@ mod tests {
         let text = serde_json::to_string(&answer).unwrap();
         let expected = r#"{"userId":"00000000-0000-0000-0000-000000000001","entitlementLevel":"PRO","#;
         let expected = expected.to_owned()
-            + r#""expiresAt":"2026-01-31T10:00:00Z","features":["export"],"source":"cache","version":7}"#;
+            + r#""expiresAt":"2026-01-31T10:00:00Z","quantity":5,"features":["export"],"source":"cache","version":7}"#;
         assert_eq!(text, expected);
         answer.expires_at = None;
         let answer = Answer::Entitlement(answer);

@@ -14,6 +14,7 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::route::Route;
 use crate::{
     actor::ApplyError, auth::AuthError, billing::CheckoutError, operators::OperatorError, reader::ReadError,
     watch::WatchError,
@@ -40,10 +41,20 @@ pub enum ApiError {
     RequestTimeout,
     /// Buying it again would take money for nothing.
     AlreadyEntitled,
+    /// It is bought already; the money is on its way.
+    PaymentPending,
+    /// Stripe has no customer who could be shown a page.
+    NoCustomer,
     /// One key for two wishes.
     IdempotencyConflict,
     /// Only parked events can be tried again.
     NotParked,
+    /// Operators: the application has no such user.
+    UnknownUser,
+    /// Operators: what Stripe sold is not taken by hand.
+    NotByHand,
+    /// Operators: another grant has the id.
+    GrantIdTaken,
     /// The body is too long.
     PayloadTooLarge,
     /// The body is not of the type, or is encoded; the sentence says what is expected.
@@ -77,6 +88,10 @@ pub struct ErrorBody {
     /// A word for a program.
     #[schema(example = "UNAUTHORIZED")]
     pub code: &'static str,
+    /// With `ALREADY_ENTITLED` only: what to `POST` to for the page where a customer changes or cancels what he has.
+    #[schema(nullable = false, example = "/api/billing/portal")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub portal: Option<&'static str>,
 }
 
 impl ApiError {
@@ -101,12 +116,31 @@ impl ApiError {
             Self::AlreadyEntitled => {
                 (StatusCode::CONFLICT, "ALREADY_ENTITLED", "This level is already active or can be had only once")
             }
+            Self::PaymentPending => (
+                StatusCode::CONFLICT,
+                "PAYMENT_PENDING",
+                "This level is bought already and the payment is on its way; it can be bought again if that fails",
+            ),
+            Self::NoCustomer => {
+                (StatusCode::CONFLICT, "NO_CUSTOMER", "Nothing has been bought yet: there is nothing to manage")
+            }
             Self::IdempotencyConflict => (
                 StatusCode::CONFLICT,
                 "IDEMPOTENCY_CONFLICT",
                 "This Idempotency-Key was used for another entitlement level or interval",
             ),
             Self::NotParked => (StatusCode::CONFLICT, "NOT_PARKED", "The event is not parked: there is nothing to try"),
+            Self::UnknownUser => {
+                (StatusCode::NOT_FOUND, "UNKNOWN_USER", "The application's users have nobody with this id")
+            }
+            Self::NotByHand => (
+                StatusCode::CONFLICT,
+                "NOT_BY_HAND",
+                "Stripe sold this grant: refund the payment or cancel the subscription there, and its event ends it",
+            ),
+            Self::GrantIdTaken => {
+                (StatusCode::CONFLICT, "GRANT_ID_TAKEN", "Another grant has this id: of another user, level or end")
+            }
             Self::PayloadTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The request body is too long")
             }
@@ -171,7 +205,8 @@ impl ResponseError for ApiError {
             _ => {}
         }
         response.insert_header(ContentType::json());
-        match serde_json::to_vec(&ErrorBody { error, code }) {
+        let portal = matches!(self, Self::AlreadyEntitled).then_some(Route::Portal.pattern());
+        match serde_json::to_vec(&ErrorBody { error, code, portal }) {
             Ok(body) => response.body(body),
             Err(_) => response.finish(),
         }
@@ -197,6 +232,8 @@ impl From<CheckoutError> for ApiError {
             CheckoutError::IdempotencyConflict => Self::IdempotencyConflict,
             CheckoutError::RateLimited { retry_after } => Self::RateLimited(retry_after),
             CheckoutError::AlreadyEntitled => Self::AlreadyEntitled,
+            CheckoutError::PaymentPending => Self::PaymentPending,
+            CheckoutError::NoCustomer => Self::NoCustomer,
             CheckoutError::NotConfigured => Self::PaymentsNotConfigured,
             CheckoutError::Stripe => Self::Stripe,
             CheckoutError::Busy | CheckoutError::Unavailable => Self::Unavailable,
@@ -223,7 +260,11 @@ impl From<ApplyError> for ApiError {
 impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         match error {
-            OperatorError::NoSuchEvent => Self::NotFound,
+            OperatorError::NoSuchEvent | OperatorError::NoSuchGrant => Self::NotFound,
+            OperatorError::NoSuchUser => Self::UnknownUser,
+            OperatorError::NotByHand => Self::NotByHand,
+            OperatorError::GrantIdTaken => Self::GrantIdTaken,
+            OperatorError::Over => Self::InvalidRequest("until must be in the future"),
             OperatorError::NotParked => Self::NotParked,
             OperatorError::Ledger(error) => {
                 tracing::warn!(%error, "an operator was not answered");
@@ -275,8 +316,13 @@ mod tests {
             (ApiError::MethodNotAllowed("POST"), 405, "METHOD_NOT_ALLOWED"),
             (ApiError::RequestTimeout, 408, "REQUEST_TIMEOUT"),
             (ApiError::AlreadyEntitled, 409, "ALREADY_ENTITLED"),
+            (ApiError::PaymentPending, 409, "PAYMENT_PENDING"),
+            (ApiError::NoCustomer, 409, "NO_CUSTOMER"),
             (ApiError::IdempotencyConflict, 409, "IDEMPOTENCY_CONFLICT"),
             (ApiError::NotParked, 409, "NOT_PARKED"),
+            (ApiError::UnknownUser, 404, "UNKNOWN_USER"),
+            (ApiError::NotByHand, 409, "NOT_BY_HAND"),
+            (ApiError::GrantIdTaken, 409, "GRANT_ID_TAKEN"),
             (ApiError::PayloadTooLarge, 413, "PAYLOAD_TOO_LARGE"),
             (ApiError::UnsupportedMediaType("No"), 415, "UNSUPPORTED_MEDIA_TYPE"),
             (ApiError::RateLimited(second), 429, "RATE_LIMITED"),
@@ -291,7 +337,11 @@ mod tests {
             assert_eq!(response.headers().get("content-type").unwrap(), "application/json");
             let body = to_bytes(response.into_body()).await.unwrap();
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!(body, serde_json::json!({ "error": error.row().2, "code": code }));
+            let mut expected = serde_json::json!({ "error": error.row().2, "code": code });
+            if error == ApiError::AlreadyEntitled {
+                expected["portal"] = "/api/billing/portal".into();
+            }
+            assert_eq!(body, expected);
         }
     }
 

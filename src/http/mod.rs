@@ -42,7 +42,7 @@ use crate::{
     activity::Activity,
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},
-    billing::Billing,
+    billing::{Billing, Fulfilment},
     domain::live::LiveCatalogue,
     intake::{
         Interpreter,
@@ -63,6 +63,8 @@ pub struct Parts {
     pub watch: Watch,
     /// Sells.
     pub billing: Billing,
+    /// Tells how sales stand.
+    pub fulfilment: Fulfilment,
     /// Tells what events mean.
     pub interpreter: Interpreter,
     /// `None`: webhooks are answered 500.
@@ -108,6 +110,7 @@ struct Shared {
     reader: EntitlementReader,
     watch: Watch,
     billing: Billing,
+    fulfilment: Fulfilment,
     interpreter: Interpreter,
     webhook_secrets: Option<WebhookSecrets>,
     tolerance: Tolerance,
@@ -134,6 +137,7 @@ impl State {
             reader: parts.reader,
             watch: parts.watch,
             billing: parts.billing,
+            fulfilment: parts.fulfilment,
             interpreter: parts.interpreter,
             webhook_secrets: parts.webhook_secrets,
             tolerance: parts.tolerance,
@@ -169,6 +173,7 @@ pub fn routes(state: State) -> impl FnOnce(&mut ServiceConfig) {
             .service(get(Route::UserEntitlements, entitlements::of_user))
             .service(post(Route::Checkout, checkout::start))
             .service(get(Route::CheckoutSession, checkout::session))
+            .service(post(Route::Portal, checkout::portal))
             .service(get(Route::Plans, plans::all))
             .service(get(Route::Live, health::live))
             .service(get(Route::Ready, health::ready))

@@ -30,6 +30,7 @@ use super::{ApiError, admin, checkout, entitlements, error, health, plans, strea
     paths(
         checkout::start,
         checkout::session,
+        checkout::portal,
         entitlements::own,
         entitlements::of_user,
         stream::own,
@@ -151,6 +152,7 @@ mod tests {
                 "get /api/plans",
                 "get /health/live",
                 "get /health/ready",
+                "post /api/billing/portal",
                 "post /api/checkout/session",
                 "post /api/webhooks/stripe",
             ]
@@ -158,7 +160,7 @@ mod tests {
         let schema = |name: &str| &document["components"]["schemas"][name];
         assert_eq!(schema("CheckoutRequest")["additionalProperties"], false);
         assert_eq!(schema("ErrorBody")["required"], serde_json::json!(["error", "code"]));
-        assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 6);
+        assert_eq!(schema("EntitlementAnswer")["required"].as_array().unwrap().len(), 7);
         assert_eq!(schema("PlanAnswer")["required"].as_array().unwrap().len(), 10);
     }
 }

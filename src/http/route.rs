@@ -10,6 +10,7 @@ pub(super) enum Route {
     Webhook,
     Checkout,
     CheckoutSession,
+    Portal,
     OwnEntitlements,
     EntitlementStream,
     UserEntitlements,
@@ -25,18 +26,22 @@ pub(super) enum Route {
     AdminReplay,
     AdminReplayMany,
     AdminEntitlements,
+    AdminGrants,
+    AdminRevocations,
+    AdminHistory,
     AdminSummary,
     None,
 }
 
 impl Route {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 24] = [
         Self::Webhook,
         Self::OwnEntitlements,
         Self::EntitlementStream,
         Self::UserEntitlements,
         Self::Checkout,
         Self::CheckoutSession,
+        Self::Portal,
         Self::Plans,
         Self::Live,
         Self::Ready,
@@ -49,6 +54,9 @@ impl Route {
         Self::AdminReplay,
         Self::AdminReplayMany,
         Self::AdminEntitlements,
+        Self::AdminGrants,
+        Self::AdminRevocations,
+        Self::AdminHistory,
         Self::AdminSummary,
         Self::None,
     ];
@@ -59,6 +67,7 @@ impl Route {
             Self::Webhook => "/api/webhooks/stripe",
             Self::Checkout => "/api/checkout/session",
             Self::CheckoutSession => "/api/checkout/session/{id}",
+            Self::Portal => "/api/billing/portal",
             Self::OwnEntitlements => "/api/entitlements",
             Self::EntitlementStream => "/api/entitlements/stream",
             Self::UserEntitlements => "/api/entitlements/{userId}",
@@ -74,6 +83,9 @@ impl Route {
             Self::AdminReplay => "/api/admin/events/{id}/replay",
             Self::AdminReplayMany => "/api/admin/events/replay",
             Self::AdminEntitlements => "/api/admin/entitlements/{userId}",
+            Self::AdminGrants => "/api/admin/entitlements/{userId}/grants",
+            Self::AdminRevocations => "/api/admin/entitlements/{userId}/revocations",
+            Self::AdminHistory => "/api/admin/entitlements/{userId}/history",
             Self::AdminSummary => "/api/admin/summary",
             Self::None => "none",
         }
@@ -81,10 +93,12 @@ impl Route {
 
     /// Which route a path is of, as the router sees it, but without its work.
     pub(super) fn of(path: &str) -> Self {
+        let of_user = path.strip_prefix("/api/admin/entitlements/").and_then(|rest| rest.split_once('/'));
         let one_segment = |rest: &str| !rest.is_empty() && !rest.contains('/');
         match path {
             "/api/webhooks/stripe" => Self::Webhook,
             "/api/checkout/session" => Self::Checkout,
+            "/api/billing/portal" => Self::Portal,
             "/api/entitlements" => Self::OwnEntitlements,
             "/api/entitlements/stream" => Self::EntitlementStream,
             "/api/plans" => Self::Plans,
@@ -107,6 +121,16 @@ impl Route {
                 Self::AdminReplay
             }
             _ if path.strip_prefix("/api/admin/entitlements/").is_some_and(one_segment) => Self::AdminEntitlements,
+            _ if let Some((user, what)) = of_user
+                && one_segment(user) =>
+            {
+                match what {
+                    "grants" => Self::AdminGrants,
+                    "revocations" => Self::AdminRevocations,
+                    "history" => Self::AdminHistory,
+                    _ => Self::None,
+                }
+            }
             _ if path.starts_with("/docs/") => Self::DocsFile,
             _ => Self::None,
         }

@@ -16,7 +16,10 @@ use super::*;
 use crate::{
     actor::ActorLimits,
     auth,
-    billing::tests::{MemoryLedger, closed_shop},
+    billing::{
+        Fulfilment,
+        tests::{MemoryLedger, closed_shop},
+    },
     cache::{Cache, RedisCache, RedisSettings},
     config::ServerConfig,
     domain::{id::UserId, plan},
@@ -63,11 +66,13 @@ fn parts() -> Parts {
     let entitlements = Entitlements::start(ledger.clone(), cache, hub.clone(), Activity::unwatched(), actors);
     let interpreter = Interpreter::new(catalogue.clone(), Some(false));
     let operators = Operators::new(ledger.clone(), entitlements.clone(), interpreter.clone());
+    let billing = closed_shop(ledger.clone());
     Parts {
+        fulfilment: Fulfilment::new(billing.clone(), interpreter.clone(), entitlements.clone()),
+        billing,
         entitlements,
-        watch: Watch::new(hub, reader.clone(), ledger.clone()),
+        watch: Watch::new(hub, reader.clone(), ledger),
         reader,
-        billing: closed_shop(ledger),
         interpreter,
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),
         tolerance: Tolerance::STRIPE,

@@ -135,6 +135,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
             Ok((user, outcome)) => (user, Ok(outcome)),
             Err(error) => (None, Err(error)),
         },
+        Meaning::Report(report) => (None, state.entitlements.report(report).await),
         Meaning::Note(note) => (note.user, state.entitlements.record(note).await),
     };
     let outcome = outcome.map_err(|error| {
@@ -237,6 +238,7 @@ impl Told {
                 reason @ (IgnoreReason::UnhandledType
                 | IgnoreReason::SetupMode
                 | IgnoreReason::ThinEvent
+                | IgnoreReason::ToldElsewhere
                 | IgnoreReason::Unattributed),
             ) => {
                 tracing::debug!(event.id = %id, event.r#type = kind, reason = %reason, "ignored event");

@@ -4,6 +4,7 @@
 //! all does. Strings are borrowed from the body unless they hold escapes. `data.object` is kept as its raw text: it is hashed, and
 //! parsed a second time only where its meaning is asked for.
 
+pub(super) mod money;
 pub(super) mod subscription;
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
@@ -248,6 +249,9 @@ pub(super) struct Session<'a> {
     pub(super) id: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) mode: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) status: Option<Text<'a>>,
+    pub(super) livemode: Option<bool>,
     #[serde(borrow)]
     pub(super) payment_status: Option<Text<'a>>,
     #[serde(borrow)]

@@ -1,9 +1,12 @@
 //! What an event means for a user. Decided by its bytes, the catalogue and the mode alone: no clock, nothing looked up, so that
 //! the same bytes mean the same whenever they are read.
 
+mod fetched;
+mod money;
 mod subscription;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use super::{
     event::{Content, Event, PayloadError, Session, said},
@@ -13,9 +16,10 @@ use crate::domain::{
     change::{Cause, Change, Effect, Unowned},
     event::{EventRecord, IgnoreReason, Note, ParkReason, Verdict},
     grant::{Grant, GrantStatus, Source, SourceKind},
-    id::{CustomerId, PaymentIntentId, SessionId, SubscriptionId, UserId},
+    id::{CustomerId, EventId, PaymentIntentId, SessionId, SubscriptionId, UserId},
     level::Level,
     live::LiveCatalogue,
+    money::Report,
     plan::{Catalogue, Mode, Plan},
     subscription::Snapshots,
 };
@@ -27,6 +31,8 @@ pub enum Meaning {
     Change(Change),
     /// It changes what somebody may do whom it does not name. Its cause is always the event.
     Unowned(Unowned),
+    /// It says something of money, whomever that concerns. Its cause is always the event.
+    Report(Report),
     /// It changes nothing and is recorded.
     Note(Note),
 }
@@ -38,6 +44,7 @@ impl Meaning {
         match self {
             Self::Change(change) => change.cause.event(),
             Self::Unowned(unowned) => unowned.cause.event(),
+            Self::Report(report) => report.cause.event(),
             Self::Note(note) => Some(&note.event),
         }
     }
@@ -70,6 +77,17 @@ enum Occasion {
     Expired,
     /// Whatever happened to it: the event carries the whole subscription.
     Subscription,
+    /// Whatever happened to it: the event carries the whole refund.
+    Refund,
+    /// The event carries the charge.
+    Refunded,
+    /// Whatever happened to it: the event carries the whole dispute.
+    Dispute,
+    InvoicePaid,
+    /// What it tells of the invoice's ties is true also where it is not paid in full.
+    InvoicePaymentSucceeded,
+    InvoicePayment,
+    CustomerDeleted,
 }
 
 impl Occasion {
@@ -87,7 +105,30 @@ impl Occasion {
             | "customer.subscription.pending_update_applied"
             | "customer.subscription.pending_update_expired"
             | "customer.subscription.trial_will_end" => Some(Self::Subscription),
+            "refund.created" | "refund.updated" | "refund.failed" | "charge.refund.updated" => Some(Self::Refund),
+            "charge.refunded" => Some(Self::Refunded),
+            "charge.dispute.created"
+            | "charge.dispute.updated"
+            | "charge.dispute.closed"
+            | "charge.dispute.funds_withdrawn"
+            | "charge.dispute.funds_reinstated" => Some(Self::Dispute),
+            "invoice.paid" => Some(Self::InvoicePaid),
+            "invoice.payment_succeeded" => Some(Self::InvoicePaymentSucceeded),
+            "invoice_payment.paid" => Some(Self::InvoicePayment),
+            "customer.deleted" => Some(Self::CustomerDeleted),
             _ => None,
+        }
+    }
+
+    /// Why an event of another type is only acknowledged.
+    fn none_of(kind: &str) -> IgnoreReason {
+        match kind {
+            "invoice.payment_failed"
+            | "invoice.payment_action_required"
+            | "invoice.finalization_failed"
+            | "invoice.marked_uncollectible"
+            | "invoice.voided" => IgnoreReason::ToldElsewhere,
+            _ => IgnoreReason::UnhandledType,
         }
     }
 }
@@ -147,7 +188,10 @@ impl Interpreter {
         };
         match occasion {
             Occasion::Subscription => self.of_subscription(object, previous, record, cause),
-            _ => self.of_session(occasion, object, record, cause),
+            Occasion::Completed | Occasion::PaymentSucceeded | Occasion::PaymentFailed | Occasion::Expired => {
+                self.of_session(occasion, object, record, cause)
+            }
+            _ => money::meaning(occasion, object, record, cause),
         }
     }
 
@@ -162,7 +206,7 @@ impl Interpreter {
         let user = session.user_id().and_then(|id| UserId::parse(id).ok());
         let id = said(session.id.as_ref()).and_then(|id| SessionId::parse(id).ok());
         record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
-        match self.session(occasion, &session, id, &record) {
+        match self.session(occasion, &session, id, record.created, Some(&record.id)) {
             Ok((user, effect)) => Meaning::Change(Change { user, found_by: None, cause: cause(record), effect }),
             Err(verdict) => Meaning::Note(Note { event: record, verdict, user }),
         }
@@ -177,17 +221,18 @@ impl Interpreter {
         if self.livemode.is_some_and(|livemode| event.record.livemode != livemode) {
             return Err(IgnoreReason::LivemodeMismatch);
         }
-        let occasion = Occasion::of(&event.record.kind).ok_or(IgnoreReason::UnhandledType)?;
+        let occasion = Occasion::of(&event.record.kind).ok_or_else(|| Occasion::none_of(&event.record.kind))?;
         Ok((occasion, object, previous))
     }
 
-    /// Whose session it is and what happened to it.
+    /// Whose session it is and what happened to it, as was told at that time.
     fn session(
         &self,
         occasion: Occasion,
         session: &Session<'_>,
         id: Option<SessionId>,
-        record: &EventRecord,
+        reported_at: DateTime<Utc>,
+        event: Option<&EventId>,
     ) -> Result<(UserId, Effect), Verdict> {
         let mode = said(session.mode.as_ref());
         if mode == Some("setup") {
@@ -217,13 +262,14 @@ impl Interpreter {
                 source: source(mode, status, session, &id)?,
                 level: plan.level.clone(),
                 status,
-                period_end: plan.period_end(mode, session.terms(), record.created),
-                reported_at: record.created,
-                event: Some(record.id.clone()),
+                period_end: plan.period_end(mode, session.terms(), reported_at),
+                reported_at,
+                event: event.cloned(),
                 session: Some(id),
                 payment_intent,
                 // Only for people to look at; old accounts have customers with ids of their own making.
                 customer: session.customer.as_ref().and_then(|reference| CustomerId::parse(&reference.id()?).ok()),
+                hold: None,
                 snapshots: Snapshots::default(),
             }),
         ))
@@ -288,6 +334,10 @@ fn source(mode: Mode, status: GrantStatus, session: &Session<'_>, id: &SessionId
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod permutation_tests;
 #[cfg(test)]
 mod tests;

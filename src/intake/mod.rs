@@ -8,3 +8,9 @@ pub mod signature;
 
 pub use event::PayloadError;
 pub use interpret::{Envelope, Interpreter, Meaning};
+
+/// Cases of each fuzz test: a thousand, or as many as asked for (CONTRIBUTING.md).
+#[cfg(test)]
+fn fuzz_cases() -> u32 {
+    std::env::var("TOLLGATE_FUZZ_CASES").map_or(1_000, |cases| cases.parse().unwrap())
+}

@@ -247,4 +247,6 @@ fn tag(hex: &[u8]) -> Option<[u8; 32]> {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

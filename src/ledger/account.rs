@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{KeyClaim, LedgerError, ParkedEvent, SessionRecord};
+use super::{KeyClaim, LedgerError, ParkedEvent, SessionRecord, history::HistoryRow};
 use crate::domain::{
     change::Account,
     entitlement::{Entitlement, fold},
     grant::{Grant, GrantStatus, Source},
-    id::{CustomerId, EventId, PaymentIntentId, SessionId},
+    id::{CustomerId, EventId, ObjectId, PaymentIntentId, SessionId},
     level::Level,
+    money::{Facts, Hold, Object, Objects},
     plan::{Catalogue, Interval},
     subscription::Snapshots,
 };
@@ -30,7 +31,8 @@ impl ParkedRow {
 }
 
 /// One row per grant of a user, or one without: the user's place (from 1), the database's clock, whether `users` has the user;
-/// level, end and version of the state; the grant's source (kind and id), level, status, end, time of report, event, session,
+/// level, end, version and quantity of the state; the grant's source (kind and id), level, status (what reports said and how it stands, if
+/// that is not the same), end, time of report, event, session,
 /// payment, customer and snapshots.
 pub(super) type AccountRow = (
     i64,
@@ -38,7 +40,7 @@ pub(super) type AccountRow = (
     bool,
     Option<String>,
     Option<DateTime<Utc>>,
-    Option<i64>,
+    (Option<i64>, Option<i32>),
     Option<String>,
     Option<String>,
     Option<String>,
@@ -64,6 +66,8 @@ pub(super) struct Loaded {
     pub(super) touched: Vec<usize>,
     /// Whether the state is to be written.
     pub(super) changed: bool,
+    /// What is to be remembered of how the state changed.
+    pub(super) history: Vec<HistoryRow>,
 }
 
 impl Loaded {
@@ -73,8 +77,18 @@ impl Loaded {
         if state.version > 0 && !state.is_over(self.now) {
             return state;
         }
-        let (level, expires_at) = fold(&self.account.grants, catalogue, self.now);
-        Entitlement { level, expires_at, version: state.version }
+        let (level, expires_at, quantity) = fold(&self.account.grants, catalogue, self.now);
+        Entitlement { level, expires_at, quantity, version: state.version }
+    }
+
+    /// Marks the account, and the grants at these places, as to be written.
+    pub(super) fn touch(&mut self, grants: &[usize]) {
+        self.changed = true;
+        for grant in grants {
+            if !self.touched.contains(grant) {
+                self.touched.push(*grant);
+            }
+        }
     }
 
     /// The grants to be written.
@@ -87,13 +101,12 @@ impl Loaded {
 pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
     let mut loaded: Vec<Loaded> = std::iter::repeat_with(Loaded::default).take(users).collect();
     for row in rows {
-        let (place, now, exists, level, expires_at, version, source, grant_level, status, period_end, reported_at, ..) =
-            &row;
+        let (place, now, exists, level, end, state, source, grant_level, status, period_end, reported_at, ..) = &row;
         let Some(user) = usize::try_from(*place - 1).ok().and_then(|place| loaded.get_mut(place)) else { continue };
         user.exists = *exists;
         user.now = *now;
-        if let (Some(level), Some(version)) = (level, version) {
-            user.account.entitlement = entitlement(level, *expires_at, *version);
+        if let (Some(level), (Some(version), Some(quantity))) = (level, state) {
+            user.account.entitlement = entitlement(level, *end, *version, *quantity);
         }
         if let (Some(source), Some(level), Some(status), Some(period_end), Some(reported_at)) =
             (source, grant_level, status, period_end, reported_at)
@@ -119,13 +132,22 @@ pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
     loaded
 }
 
-/// A state as the ledger keeps it. A level that cannot be read is served as `FREE`, never as something better.
-pub(super) fn entitlement(level: &str, expires_at: Option<DateTime<Utc>>, version: i64) -> Entitlement {
-    Entitlement {
-        level: Level::parse(level).unwrap_or_else(|_| Level::free()),
-        expires_at,
-        version: u64::try_from(version).unwrap_or(0),
-    }
+/// A state as the ledger keeps it. A level that cannot be read is served as `FREE`, never as something better. A replica of the version
+/// before leaves the quantity as it was, also that of a level that has ended.
+pub(super) fn entitlement(level: &str, expires_at: Option<DateTime<Utc>>, version: i64, quantity: i32) -> Entitlement {
+    let level = Level::parse(level).unwrap_or_else(|_| Level::free());
+    let quantity = if level.is_free() { 1 } else { u32::try_from(quantity).unwrap_or(1).max(1) };
+    Entitlement { level, expires_at, quantity, version: u64::try_from(version).unwrap_or(0) }
+}
+
+/// A state's version as the ledger keeps it.
+pub(super) fn version(entitlement: &Entitlement) -> i64 {
+    i64::try_from(entitlement.version).unwrap_or(i64::MAX)
+}
+
+/// A state's quantity as the ledger keeps it.
+pub(super) fn quantity(entitlement: &Entitlement) -> i32 {
+    i32::try_from(entitlement.quantity).unwrap_or(i32::MAX)
 }
 
 fn grant(
@@ -135,10 +157,16 @@ fn grant(
     period_end: DateTime<Utc>,
     reported_at: DateTime<Utc>,
 ) -> Option<Grant> {
+    let (reported, standing) = status.split_once(' ').unwrap_or((status, status));
     Some(Grant {
         source: Source::parse(source)?,
         level: Level::parse(level).ok()?,
-        status: GrantStatus::from_word(status)?,
+        status: GrantStatus::from_word(reported)?,
+        hold: match GrantStatus::from_word(standing)? {
+            GrantStatus::Suspended if standing != reported => Some(Hold::Suspended),
+            GrantStatus::Revoked if standing != reported => Some(Hold::Revoked),
+            _ => None,
+        },
         period_end,
         reported_at,
         event: None,
@@ -149,16 +177,45 @@ fn grant(
     })
 }
 
+/// How a grant stands, and what reports said where that is something else.
+pub(super) fn standing(grant: &Grant) -> (&'static str, Option<&'static str>) {
+    let (standing, reported) = (grant.standing(), grant.status);
+    (standing.as_str(), (standing != reported).then_some(reported.as_str()))
+}
+
 /// A grant's snapshots as they are kept; none if there are none.
 pub(super) fn snapshots(grant: &Grant) -> Result<Option<String>, LedgerError> {
     if grant.snapshots.is_empty() {
         return Ok(None);
     }
-    let text = serde_json::to_string(&grant.snapshots);
-    text.map(Some).map_err(|_| LedgerError::Refused { sqlstate: "-".into(), constraint: "snapshots".into() })
+    serde_json::to_string(&grant.snapshots).map(Some).map_err(|_| unreadable("snapshots"))
 }
 
-/// A session as the ledger keeps it; none if its id or level cannot be read.
+/// What is known of an object: id, parent, end of the period it paid, facts.
+pub(super) type ObjectRow = (String, Option<String>, Option<DateTime<Utc>>, String);
+
+/// What is known, as the databases give it. Nothing is guessed of what cannot be read: a hold would be lost.
+pub(super) fn objects(rows: impl IntoIterator<Item = ObjectRow>) -> Result<Objects, LedgerError> {
+    let mut objects = Objects::default();
+    for (id, parent, period_end, facts) in rows {
+        let of = |text: &str| ObjectId::parse(text).map_err(|_| unreadable("id"));
+        let parent = parent.as_deref().map(of).transpose()?;
+        let facts: Facts = serde_json::from_str(&facts).map_err(|_| unreadable("facts"))?;
+        objects.recall(of(&id)?, Object { parent, period_end, facts });
+    }
+    Ok(objects)
+}
+
+/// An object's facts as they are kept.
+pub(super) fn facts(object: &Object) -> Result<String, LedgerError> {
+    serde_json::to_string(&object.facts).map_err(|_| unreadable("facts"))
+}
+
+fn unreadable(what: &str) -> LedgerError {
+    LedgerError::Refused { sqlstate: "-".into(), constraint: what.into() }
+}
+
+/// A session as the ledger keeps it, but for its page; none if its id or level cannot be read.
 pub(super) fn session(
     id: &str,
     user: Uuid,
@@ -174,7 +231,14 @@ pub(super) fn session(
         interval: interval.and_then(Interval::from_word),
         expired: state == "expired",
         expires_at,
+        url: None,
+        opened_by: None,
     })
+}
+
+/// An attempt as it is kept.
+pub(super) fn attempt(attempt: u32) -> i32 {
+    i32::try_from(attempt).unwrap_or(i32::MAX)
 }
 
 /// How a caller's idempotency key stands.

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Committed, Entry, LedgerError, Reply, Ticket, Verdict, halving::Failure};
+use super::{Committed, Entry, LedgerError, Reply, Ticket, Verdict, halving::Failure, reach::Reaches};
 use crate::domain::{
-    change::{Cause, Owner, Subject},
+    change::{Cause, Change, Owner, Subject},
     event::EventRecord,
     id::{CustomerId, UserId},
+    money::Report,
 };
 
 /// The transactions that a batch is made into, mostly one. Copies of an event that the same transaction cannot tell apart come
@@ -78,9 +79,9 @@ pub(super) struct Users {
 }
 
 impl Users {
-    pub(super) fn of(entries: &[&Entry]) -> Self {
-        let mut users: Vec<(i64, Uuid)> =
-            entries.iter().filter_map(|entry| entry.user()).map(|user| (lock_key(user), user.uuid())).collect();
+    pub(super) fn of(entries: &[&Entry], reaches: &Reaches) -> Self {
+        let users = entries.iter().filter_map(|entry| entry.user()).chain(reaches.users());
+        let mut users: Vec<(i64, Uuid)> = users.map(|user| (lock_key(user), user.uuid())).collect();
         users.sort_unstable();
         users.dedup();
         let (keys, ids) = users.into_iter().unzip();
@@ -101,7 +102,7 @@ impl Users {
 
 /// The advisory lock that stands for a user, where the database has such locks. Two users may share one, which costs a little
 /// waiting and nothing else; other programs' advisory locks live in the same 64 bits, hence the salt.
-fn lock_key(user: UserId) -> i64 {
+pub(super) fn lock_key(user: UserId) -> i64 {
     const SALT: u64 = 0x746f_6c6c_6761_7465; // "tollgate"
     let (high, low) = user.uuid().as_u64_pair();
     i64::from_ne_bytes((high ^ low.rotate_left(29) ^ SALT).to_ne_bytes())
@@ -123,7 +124,7 @@ impl<'a> Subjects<'a> {
     pub(super) fn of(entries: &[&'a Entry]) -> Self {
         let found_by = |entry: &'a Entry| match entry {
             Entry::Change(change) => change.found_by.as_ref(),
-            Entry::Note(_) => None,
+            Entry::Report(_) | Entry::Note(_) => None,
         };
         Self(entries.iter().enumerate().filter_map(|(place, entry)| Some((place, found_by(entry)?))).collect())
     }
@@ -146,11 +147,11 @@ impl<'a> Subjects<'a> {
         &self,
         entries: &[&Entry],
         owners: &[OwnerRow],
-        may_write: impl Fn(&Entry) -> bool,
+        may_write: impl Fn(usize) -> bool,
     ) -> Result<(), Failure> {
         for (number, (place, _)) in (1..).zip(&self.0) {
             let moved = entries.get(*place).is_some_and(|entry| {
-                may_write(entry) && entry.user().map(Owner::User) != Some(owner_of(owners, number))
+                may_write(*place) && entry.user().map(Owner::User) != Some(owner_of(owners, number))
             });
             if moved {
                 return Err(Failure::Culprit(*place, LedgerError::OwnerChanged));
@@ -176,9 +177,10 @@ pub(super) struct EventRow<'a> {
 }
 
 impl<'a> EventRow<'a> {
-    pub(super) fn of(entry: &'a Entry, event: &'a EventRecord) -> Self {
+    /// `reached` is the user whom an entry without one turned out to be about.
+    pub(super) fn of(entry: &'a Entry, event: &'a EventRecord, reached: Option<Uuid>) -> Self {
         let verdict = match entry {
-            Entry::Change(_) => None,
+            Entry::Change(_) | Entry::Report(_) => None,
             Entry::Note(note) => Some((note.verdict, note.user)),
         };
         // An ignored event keeps id and type only.
@@ -188,7 +190,7 @@ impl<'a> EventRow<'a> {
             Some((Verdict::Ignored(reason), _)) => ("ignored", Some(reason.as_str()), None),
             Some((Verdict::Parked(reason), _)) => ("parked", Some(reason.as_str()), text(event)),
         };
-        let user = entry.user().or(verdict.and_then(|(_, user)| user));
+        let user = entry.user().or(verdict.and_then(|(_, user)| user)).map(UserId::uuid).or(reached);
         Self {
             id: event.id.as_str(),
             kind: &event.kind,
@@ -197,7 +199,7 @@ impl<'a> EventRow<'a> {
             livemode: keep.then_some(event.livemode),
             api_version: event.api_version.as_deref().filter(|_| keep),
             object_hash: keep.then_some(event.object_hash.as_slice()),
-            user: user.map(UserId::uuid).filter(|_| keep),
+            user: user.filter(|_| keep),
             outcome,
             reason,
             payload,
@@ -212,5 +214,8 @@ pub(super) fn text(event: &EventRecord) -> Option<&str> {
 
 /// Whether an entry tries an event again that waits in the inbox.
 pub(super) const fn is_retry(entry: &Entry) -> bool {
-    matches!(entry, Entry::Change(change) if matches!(change.cause, Cause::Retry(_)))
+    matches!(
+        entry,
+        Entry::Change(Change { cause: Cause::Retry(_), .. }) | Entry::Report(Report { cause: Cause::Retry(_), .. })
+    )
 }

@@ -7,14 +7,18 @@ use std::{
 };
 
 use super::{
-    Committed, Entry, LedgerError, Verdict,
+    Committed, Entry, LedgerError, Note, Verdict,
     account::Loaded,
     batch::{Users, is_retry, text},
     halving::Failure,
+    history::HistoryRow,
 };
 use crate::domain::{
     change::{Account, Change, Decision, Effect},
     event::{EventRecord, Outcome, ParkReason},
+    grant::GrantStatus,
+    id::UserId,
+    money::{Objects, Report},
     plan::Catalogue,
 };
 
@@ -45,19 +49,20 @@ pub(super) struct Inbox<'a> {
     pub(super) waiting: HashSet<&'a str>,
 }
 
-/// Deliveries whose event the inbox had already, by id.
-pub(super) type Redelivered<'a> = HashMap<&'a str, (&'a Entry, &'a EventRecord)>;
+/// Deliveries whose event the inbox had already, by id, with their places in the batch.
+pub(super) type Redelivered<'a> = HashMap<&'a str, (usize, &'a Entry, &'a EventRecord)>;
 
 /// Finds them: those that are not among the first, for whom something may be written.
 pub(super) fn redelivered<'a>(
     entries: &[&'a Entry],
     first: &HashSet<&str>,
-    may_write: impl Fn(&Entry) -> bool,
+    may_write: impl Fn(usize) -> bool,
 ) -> Redelivered<'a> {
     entries
         .iter()
-        .filter(|entry| may_write(entry))
-        .filter_map(|entry| entry.event().map(|event| (event.id.as_str(), (*entry, event))))
+        .enumerate()
+        .filter(|(index, _)| may_write(*index))
+        .filter_map(|(index, entry)| entry.event().map(|event| (event.id.as_str(), (index, *entry, event))))
         .filter(|(id, _)| !first.contains(id))
         .collect()
 }
@@ -66,7 +71,7 @@ pub(super) fn redelivered<'a>(
 #[derive(Default)]
 pub(super) struct Known<'a> {
     /// Ignored before, and to be claimed now that their type is handled.
-    pub(super) ignored: Vec<(&'a Entry, &'a EventRecord)>,
+    pub(super) ignored: Vec<(usize, &'a Entry, &'a EventRecord)>,
     /// Parked, and to be woken.
     pub(super) parked: Vec<&'a str>,
     /// Parked, or still ignored.
@@ -79,13 +84,15 @@ impl<'a> Known<'a> {
     pub(super) fn sort(redelivered: &Redelivered<'a>, found: &[(String, String, Option<Vec<u8>>)]) -> Self {
         let mut known = Self::default();
         for (id, outcome, hash) in found {
-            let Some((entry, event)) = redelivered.get(id.as_str()) else { continue };
+            let Some((index, entry, event)) = redelivered.get(id.as_str()) else { continue };
             if hash.as_ref().is_some_and(|hash| hash.as_slice() != event.object_hash) {
                 metrics::counter!("tollgate_events_conflicting_total").increment(1);
                 tracing::warn!(event.id = id, "a known event id came with another object: the first one holds");
             }
             match (outcome.as_str(), entry) {
-                ("ignored", Entry::Change(_)) if !is_retry(entry) => known.ignored.push((entry, event)),
+                ("ignored", Entry::Change(_) | Entry::Report(_)) if !is_retry(entry) => {
+                    known.ignored.push((*index, entry, event));
+                }
                 ("parked", _) if !is_retry(entry) => {
                     known.parked.push(event.id.as_str());
                     known.waiting.insert(event.id.as_str());
@@ -128,74 +135,146 @@ pub(super) struct Decided<'a> {
     pub(super) expired_sessions: Vec<&'a str>,
 }
 
-/// Decides about every entry of a batch, in order; `accounts` are those of `users`, and become what is to be written.
+/// What was read, where nobody else can change it. What was decided is put into it, to be written.
+pub(super) struct Found<'a> {
+    pub(super) inbox: Inbox<'a>,
+    /// Those of the batch's users, in order.
+    pub(super) accounts: Vec<Loaded>,
+    /// Objects that the accounts' grants depend on, and those that the entries name.
+    pub(super) money: Objects,
+}
+
+/// Decides about every entry of a batch, in order. Each sees what those before it did.
 pub(super) fn decide<'a>(
     entries: &[&'a Entry],
     users: &Users,
-    may_write: impl Fn(&Entry) -> bool,
-    inbox: &Inbox<'_>,
-    accounts: &mut [Loaded],
+    may_write: impl Fn(usize) -> bool,
+    found: &mut Found<'_>,
     catalogue: &Catalogue,
     owns_users: bool,
 ) -> Result<Decided<'a>, Failure> {
+    let Found { inbox, accounts, money } = found;
     let mut decided = Decided::default();
     for (index, entry) in entries.iter().enumerate() {
-        if !may_write(entry) {
+        if !may_write(index) {
             decided.slots.push(Slot::LockedElsewhere);
             continue;
         }
         let is_first = entry.event().is_none_or(|event| inbox.first.contains(event.id.as_str()));
-        let duplicate = match entry.event() {
-            Some(event) if inbox.waiting.contains(event.id.as_str()) => Outcome::DuplicateWaiting,
-            _ => Outcome::Duplicate,
-        };
+        let panicked = |()| Failure::Culprit(index, LedgerError::Panicked);
         let place = usize::try_from(users.place(entry.user()) - 1).ok();
-        let mut account = place.and_then(|place| accounts.get_mut(place));
-        let outcome = match (entry, account.as_deref_mut()) {
-            (Entry::Note(note), _) => match (is_first, note.verdict) {
-                (false, _) => duplicate,
-                (true, Verdict::Ignored(reason)) => Outcome::Ignored(reason),
-                (true, Verdict::Parked(reason)) => Outcome::Parked(reason),
+        let mut others = Vec::new();
+        let outcome = match entry {
+            _ if !is_first => match entry.event() {
+                Some(event) if inbox.waiting.contains(event.id.as_str()) => Outcome::DuplicateWaiting,
+                _ => Outcome::Duplicate,
             },
-            (Entry::Change(_), _) if !is_first => duplicate,
-            (Entry::Change(change), Some(account)) => {
-                let outcome = apply(change, account, catalogue, owns_users)
-                    .map_err(|()| Failure::Culprit(index, LedgerError::Panicked))?;
+            Entry::Note(Note { verdict: Verdict::Ignored(reason), .. }) => Outcome::Ignored(*reason),
+            Entry::Note(Note { verdict: Verdict::Parked(reason), .. }) => Outcome::Parked(*reason),
+            Entry::Change(change) => {
+                // Always there: every change has a user, and every user a place.
+                let account = place.and_then(|place| accounts.get_mut(place)).ok_or(()).map_err(panicked)?;
+                let outcome = apply(change, account, money, catalogue, owns_users).map_err(panicked)?;
                 if let (Outcome::Applied, Effect::SessionExpired(session)) = (outcome, &change.effect) {
                     decided.expired_sessions.push(session.as_str());
                 }
                 decided.corrections.extend(entry.event().and_then(|event| Correction::of(event, outcome)));
                 outcome
             }
-            // Unreachable: every change has a user, and every user a place.
-            (Entry::Change(_), None) => return Err(Failure::Culprit(index, LedgerError::Panicked)),
+            Entry::Report(report) => {
+                let changed = learn(report, accounts, money, catalogue).map_err(panicked)?;
+                let outcome = if changed.is_some() { Outcome::Applied } else { Outcome::Superseded };
+                let state = |place: usize| {
+                    Some((UserId::from(*users.ids.get(place)?), accounts.get(place)?.account.entitlement.clone()))
+                };
+                others = changed.into_iter().flatten().filter_map(state).collect();
+                decided.corrections.extend(entry.event().and_then(|event| Correction::of(event, outcome)));
+                outcome
+            }
         };
+        let account = place.and_then(|place| accounts.get(place));
         let entitlement = account.map(|loaded| loaded.account.entitlement.clone());
-        decided.slots.push(Slot::Committed(Committed { outcome, entitlement }));
+        decided.slots.push(Slot::Committed(Committed { outcome, entitlement, others }));
     }
     Ok(decided)
 }
 
 /// The decision about one change. `Err` if it panicked: a fault of ours that must not take the whole batch down.
-fn apply(change: &Change, account: &mut Loaded, catalogue: &Catalogue, owns_users: bool) -> Result<Outcome, ()> {
+fn apply(
+    change: &Change,
+    account: &mut Loaded,
+    money: &Objects,
+    catalogue: &Catalogue,
+    owns_users: bool,
+) -> Result<Outcome, ()> {
     if !account.exists && !owns_users {
         return Ok(Outcome::Parked(ParkReason::UnknownUser));
     }
-    let now = account.now;
-    let decision =
-        catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, catalogue, now))).map_err(|_| ())?;
+    if gives_what_is_not_sold(&change.effect, catalogue) {
+        return Ok(Outcome::Parked(ParkReason::UnknownLevel));
+    }
+    let (now, before) = (account.now, account.account.entitlement.clone());
+    let decision = catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, money, catalogue, now)))
+        .map_err(|_| ())?;
     match decision {
-        Decision::Applied { grant } => {
-            account.changed = true;
-            if let Some(grant) = grant {
-                tell_ties(&account.account, grant);
-                if !account.touched.contains(&grant) {
-                    account.touched.push(grant);
-                }
-            }
+        Decision::Applied { grants } => {
+            grants.iter().for_each(|grant| tell_ties(&account.account, *grant));
+            account.history.extend(HistoryRow::of(&change.cause, &before, &account.account, grants.last().copied()));
+            account.touch(&grants);
             Ok(Outcome::Applied)
         }
         Decision::Superseded => Ok(Outcome::Superseded),
+    }
+}
+
+/// Whether the level has left the catalogue since the event was read: what is kept of it would be served as `FREE`.
+fn gives_what_is_not_sold(effect: &Effect, catalogue: &Catalogue) -> bool {
+    matches!(effect, Effect::Purchase(grant)
+        if grant.status == GrantStatus::Active && !grant.level.is_free() && catalogue.plan(&grant.level).is_none())
+}
+
+/// Takes what a report says, and gives the places of the accounts that it changed; none if it says nothing new. `Err` if it panicked.
+///
+/// An account is looked at if a grant of its is tied to the report's objects by now: by what the ledger had, or by what came before
+/// it in this batch.
+fn learn(
+    report: &Report,
+    accounts: &mut [Loaded],
+    money: &mut Objects,
+    catalogue: &Catalogue,
+) -> Result<Option<Vec<usize>>, ()> {
+    let learn = AssertUnwindSafe(|| {
+        let mut is_new = false;
+        for fact in &report.facts {
+            is_new |= money.learn(fact);
+        }
+        if !is_new {
+            return None;
+        }
+        tell_unmeasured(report, money);
+        let mut changed = Vec::new();
+        for (place, loaded) in accounts.iter_mut().enumerate() {
+            let is_tied = loaded.account.grants.iter().any(|grant| money.are_tied(report, grant));
+            let before = loaded.account.entitlement.clone();
+            if is_tied && let Decision::Applied { grants } = loaded.account.weigh(money, catalogue, loaded.now) {
+                let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, grants.last().copied());
+                loaded.history.extend(remembered);
+                loaded.touch(&grants);
+                changed.push(place);
+            }
+        }
+        Some(changed)
+    });
+    catch_unwind(learn).map_err(|_| ())
+}
+
+/// Says that money went back of a payment of which no event has said how much it was: it takes nothing till then.
+fn tell_unmeasured(report: &Report, money: &Objects) {
+    for fact in &report.facts {
+        if money.get(&fact.id).is_some_and(|object| object.facts.is_unmeasured()) {
+            metrics::counter!("tollgate_refunds_unmeasured_total").increment(1);
+            tracing::info!(payment = %fact.id, "refunded, but its charge is not known: it takes nothing yet");
+        }
     }
 }
 

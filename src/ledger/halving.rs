@@ -122,10 +122,14 @@ impl<'a> Halving<'a> {
 }
 
 fn parked_as_foreign() -> Slot {
-    Slot::Committed(Committed { outcome: Outcome::Parked(ParkReason::ForeignSource), entitlement: None })
+    Slot::Committed(Committed {
+        outcome: Outcome::Parked(ParkReason::ForeignSource),
+        entitlement: None,
+        others: Vec::new(),
+    })
 }
 
-/// A change whose grant is another user's, as a parked event to be recorded; none if it is parked already. Recording that again
+/// A change whose grant is another user's, as a parked event to be recorded; none if it is parked already, or no event. Recording that again
 /// would be a redelivery, which makes it due at once, and so for ever.
 fn parked_note(change: &Change) -> Result<Option<Entry>, LedgerError> {
     match &change.cause {
@@ -134,7 +138,8 @@ fn parked_note(change: &Change) -> Result<Option<Entry>, LedgerError> {
             verdict: Verdict::Parked(ParkReason::ForeignSource),
             user: Some(change.user),
         }))),
-        Cause::Retry(_) => Ok(None),
+        // The id that was chosen for a grant by hand is another user's, or Stripe was asked: there is nothing to be kept.
+        Cause::Retry(_) | Cause::Fetched | Cause::Operator(_) => Ok(None),
         Cause::Time => Err(LedgerError::Panicked),
     }
 }

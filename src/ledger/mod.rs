@@ -9,8 +9,10 @@ mod batch;
 mod decide;
 mod error;
 mod halving;
+mod history;
 mod inbox;
 pub mod postgres;
+mod reach;
 pub mod sqlite;
 mod statement;
 
@@ -23,6 +25,7 @@ use uuid::Uuid;
 
 pub use self::{
     error::LedgerError,
+    history::HistoryEntry,
     inbox::{InboxEvent, InboxFilter, InboxPlace, ParkedCount, Standing, StoredEvent},
 };
 pub use crate::domain::event::{Note, Verdict};
@@ -31,8 +34,9 @@ use crate::domain::{
     entitlement::Entitlement,
     event::{EventRecord, Outcome, ParkReason},
     grant::Grant,
-    id::{EventId, SessionId, UserId},
+    id::{CustomerId, EventId, SessionId, UserId},
     level::Level,
+    money::Report,
     plan::Interval,
 };
 
@@ -73,17 +77,19 @@ impl fmt::Display for Epoch {
 pub enum Entry {
     /// Something that happened to a user.
     Change(Change),
+    /// What an event said of money, which concerns whoever depends on it.
+    Report(Report),
     /// An event to be recorded only.
     Note(Note),
 }
 
 impl Entry {
-    /// Whose lock it needs.
+    /// Whose change it is.
     #[must_use]
     pub const fn user(&self) -> Option<UserId> {
         match self {
             Self::Change(change) => Some(change.user),
-            Self::Note(_) => None,
+            Self::Report(_) | Self::Note(_) => None,
         }
     }
 
@@ -92,6 +98,7 @@ impl Entry {
     pub const fn event(&self) -> Option<&EventRecord> {
         match self {
             Self::Change(change) => change.cause.event(),
+            Self::Report(report) => report.cause.event(),
             Self::Note(note) => Some(&note.event),
         }
     }
@@ -102,8 +109,10 @@ impl Entry {
 pub struct Committed {
     /// What became of the entry.
     pub outcome: Outcome,
-    /// The user's state after it, where a user was loaded.
+    /// The user's state after it, if the entry names one.
     pub entitlement: Option<Entitlement>,
+    /// The states of users whom it does not name and has changed.
+    pub others: Vec<(UserId, Entitlement)>,
 }
 
 /// Called exactly once with an entry's result, as soon as it is certain. If it is dropped instead, the outcome is unknown.
@@ -167,6 +176,10 @@ pub struct SessionRecord {
     pub expired: bool,
     /// When Stripe closes it.
     pub expires_at: DateTime<Utc>,
+    /// Where to send the buyer; unknown of those that an older version opened.
+    pub url: Option<String>,
+    /// The key under which Stripe was asked for it; unknown of those that an older version opened.
+    pub opened_by: Option<String>,
 }
 
 /// How an idempotency key of a caller stands.
@@ -174,7 +187,7 @@ pub struct SessionRecord {
 pub struct KeyClaim {
     /// What it was first used for.
     pub wish: String,
-    /// Grows when Stripe's answer was a stored failure: the next call needs another key at Stripe.
+    /// Grows when a session is over, or Stripe's answer was a stored failure: the next call needs another key at Stripe.
     pub attempt: u32,
 }
 
@@ -212,6 +225,10 @@ pub trait Ledger: Send + Sync {
 
     /// A user's grants.
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError>;
+
+    /// How a user's entitlement changed, and whose doing it was: at most `limit` changes, the newest first, before version `before` where
+    /// there is one.
+    async fn history(&self, user: UserId, before: Option<u64>, limit: u32) -> Result<Vec<HistoryEntry>, LedgerError>;
 
     /// Whose something is that an event is about.
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError>;
@@ -260,11 +277,24 @@ pub trait Ledger: Send + Sync {
     /// A session we created, if it is this user's.
     async fn session(&self, user: UserId, id: &SessionId) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Claims a caller's idempotency key for a wish, or tells what it was claimed for.
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError>;
+    /// The session that Stripe was asked for under this key, if it is this user's.
+    async fn session_opened_by(&self, user: UserId, key: &str) -> Result<Option<SessionRecord>, LedgerError>;
 
-    /// Notes that Stripe stored a failure under this attempt of the key.
-    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError>;
+    /// As whom Stripe knows the user: the customer of the newest purchase, that of a live one first. One that several users share is
+    /// nobody's.
+    async fn customer(&self, user: UserId) -> Result<Option<CustomerId>, LedgerError>;
+
+    /// Claims an idempotency key for a wish, or tells what it was claimed for. The first use begins with this attempt.
+    async fn claim_key(
+        &self,
+        user: UserId,
+        key_hash: [u8; 32],
+        wish: &str,
+        attempt: u32,
+    ) -> Result<KeyClaim, LedgerError>;
+
+    /// Moves a key on to another attempt; nothing if it is not at `from` any more.
+    async fn move_key(&self, user: UserId, key_hash: [u8; 32], from: u32, to: u32) -> Result<(), LedgerError>;
 
     /// Tells that this replica is alive and for how long the oldest state has waited that readers have not been shown, and lists
     /// all replicas, this one included.

@@ -4,12 +4,17 @@
 //! sweep of parked events does. The ledger lets one of them apply it, so that both may try at once. It does not count as
 //! one of the sweep's tries, which would make the sweep come more rarely.
 
+mod by_hand;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 
-pub use crate::ledger::{InboxEvent, InboxFilter, InboxPlace, Instance, ParkedCount, Standing, StoredEvent};
+pub use self::by_hand::{Gift, Taking};
+pub use crate::ledger::{
+    HistoryEntry, InboxEvent, InboxFilter, InboxPlace, Instance, ParkedCount, Standing, StoredEvent,
+};
 use crate::{
     actor::{ApplyError, Entitlements},
     domain::{
@@ -42,6 +47,21 @@ pub enum OperatorError {
     /// Only parked events can be tried again.
     #[error("the event is not parked")]
     NotParked,
+    /// The application has no such user.
+    #[error("no such user")]
+    NoSuchUser,
+    /// The user has no such grant.
+    #[error("no such grant")]
+    NoSuchGrant,
+    /// What Stripe sold is not taken by hand.
+    #[error("the grant was not given by hand")]
+    NotByHand,
+    /// The id is that of another grant.
+    #[error("the grant's id is taken")]
+    GrantIdTaken,
+    /// What is to be given would have ended already.
+    #[error("the end is in the past")]
+    Over,
     /// The ledger did not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -149,6 +169,7 @@ impl Operators {
         let (user, outcome) = match payload.map(|payload| self.interpreter.read_again(&payload)) {
             Some(Ok(Meaning::Change(change))) => (Some(change.user), self.entitlements.apply(change).await?),
             Some(Ok(Meaning::Unowned(unowned))) => self.entitlements.apply_unowned(unowned).await?,
+            Some(Ok(Meaning::Report(report))) => (None, self.entitlements.report(report).await?),
             Some(Ok(Meaning::Note(note))) => {
                 return Ok(match note.verdict {
                     Verdict::Parked(reason) => Tried::StillParked(reason.to_string()),

@@ -15,6 +15,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     cache::{Budget, Cache, Publication},
+    clock,
     domain::{entitlement::Entitlement, id::UserId},
     ledger::{Ledger, LedgerError},
 };
@@ -96,7 +97,7 @@ impl EntitlementReader {
         let wanted = min_version.unwrap_or(0);
         let epoch = self.inner.ledger.epoch();
         let mut budget = Budget::new(self.inner.cache_budget);
-        let cached = self.inner.cache.get(user, epoch.as_str(), Utc::now(), &mut budget).await;
+        let cached = self.inner.cache.get(user, epoch.as_str(), clock::now(), &mut budget).await;
         if let Ok(Some(entitlement)) = cached
             && entitlement.version >= wanted
         {
@@ -132,8 +133,8 @@ impl EntitlementReader {
         let task = tokio::spawn(async move {
             let inner = &reader.inner;
             let (asked, answer) = match timeout(TURN, inner.ledger_reads.acquire()).await {
-                Ok(Ok(_permit)) => (Utc::now(), inner.ledger.entitlement(user).await),
-                Ok(Err(_)) | Err(_) => (Utc::now(), Err(LedgerError::Unavailable("too many ask already".into()))),
+                Ok(Ok(_permit)) => (clock::now(), inner.ledger.entitlement(user).await),
+                Ok(Err(_)) | Err(_) => (clock::now(), Err(LedgerError::Unavailable("too many ask already".into()))),
             };
             // From here on a new question is a new flight.
             inner.flights.remove(&user);

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::Upkeep;
 use crate::{
     cache::{Budget, Cache, Publication},
+    clock,
     ledger::Ledger,
 };
 
@@ -85,7 +86,7 @@ impl Redriver {
         let mut shown = 0;
         loop {
             // What is shown is as old as the question.
-            let asked = Utc::now();
+            let asked = clock::now();
             let Ok(page) = self.ledger.changed_between(since, until, PAGE).await else { return false };
             let epoch = self.ledger.epoch();
             for part in page.chunks(PIPELINE) {

@@ -1,6 +1,8 @@
 //! Sweeps over the ledger: levels whose time is over become a change of their own, parked events are tried again.
 
-use futures::StreamExt;
+use std::collections::HashSet;
+
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::MissedTickBehavior;
 
 use super::Upkeep;
@@ -8,6 +10,7 @@ use crate::{
     domain::{
         change::{Cause, Change, Effect},
         event::{Outcome, ParkReason},
+        id::UserId,
     },
     intake::Meaning,
     ledger::ParkedCount,
@@ -16,25 +19,39 @@ use crate::{
 const LAPSES_AT_ONCE: u32 = 500;
 const PARKED_AT_ONCE: u32 = 100;
 const IN_FLIGHT: usize = 32;
+const LAPSES_IN_FLIGHT: usize = 256;
 
-/// Makes the end of a level a change: `FREE` gets a newer version than the `PRO` it replaces.
+/// Makes the end of a level a change: `FREE` gets a newer version than the `PRO` it replaces. Every replica does, and the ledger lets one of
+/// them: a replica that is frozen ends nobody's level late. Nor does a user whose lock somebody holds: the others are not waited with.
 pub(super) async fn lapsed(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.sweep);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut begun, mut under_way) = (HashSet::new(), FuturesUnordered::new());
     loop {
-        ticks.tick().await;
-        let Ok(lapsed) = upkeep.ledger.lapsed(LAPSES_AT_ONCE).await else { continue };
-        futures::stream::iter(lapsed)
-            .for_each_concurrent(IN_FLIGHT, async |(user, version)| {
-                let change = Change { user, found_by: None, cause: Cause::Time, effect: Effect::Lapse { version } };
-                match upkeep.entitlements.apply(change).await {
-                    Ok(Outcome::Applied) => metrics::counter!("tollgate_entitlements_lapsed_total").increment(1),
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!(%error, user.id = %user, "a lapse waits for the next sweep"),
+        tokio::select! {
+            Some(user) = under_way.next() => {
+                begun.remove(&user);
+            }
+            _ = ticks.tick() => {
+                let Ok(lapsed) = upkeep.ledger.lapsed(LAPSES_AT_ONCE).await else { continue };
+                for (user, version) in lapsed {
+                    if under_way.len() < LAPSES_IN_FLIGHT && begun.insert(user) {
+                        under_way.push(lapse(&upkeep, user, version));
+                    }
                 }
-            })
-            .await;
+            }
+        }
     }
+}
+
+async fn lapse(upkeep: &Upkeep, user: UserId, version: u64) -> UserId {
+    let change = Change { user, found_by: None, cause: Cause::Time, effect: Effect::Lapse { version } };
+    match upkeep.entitlements.apply(change).await {
+        Ok(Outcome::Applied) => metrics::counter!("tollgate_entitlements_lapsed_total").increment(1),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, user.id = %user, "a lapse waits for the next sweep"),
+    }
+    user
 }
 
 /// Tries parked events again that are due.
@@ -53,12 +70,15 @@ pub(super) async fn parked(upkeep: Upkeep) {
                         upkeep.entitlements.apply(change).await.map(|outcome| (Some(user), outcome))
                     }
                     Some(Meaning::Unowned(unowned)) => upkeep.entitlements.apply_unowned(unowned).await,
+                    Some(Meaning::Report(report)) => {
+                        upkeep.entitlements.report(report).await.map(|outcome| (None, outcome))
+                    }
                     Some(Meaning::Note(_)) | None => return,
                 };
                 match result {
-                    Ok((Some(user), Outcome::Applied)) => {
+                    Ok((user, Outcome::Applied)) => {
                         metrics::counter!("tollgate_events_unparked_total").increment(1);
-                        tracing::info!(event.id = %event.id, user.id = %user, "applied parked event");
+                        tracing::info!(event.id = %event.id, user.id = user.map(tracing::field::display), "applied parked event");
                     }
                     Ok((_, outcome)) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
                     Err(error) => {
@@ -99,10 +119,10 @@ fn show_parked(counts: &[ParkedCount]) {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Utc;
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
+    use crate::clock;
 
     #[test]
     fn a_reason_that_nothing_waits_for_any_more_counts_none() {
@@ -110,7 +130,11 @@ mod tests {
         let shown = |counts: &[(&str, u64)]| {
             let counts: Vec<_> = counts
                 .iter()
-                .map(|(reason, count)| ParkedCount { reason: (*reason).to_owned(), count: *count, oldest: Utc::now() })
+                .map(|(reason, count)| ParkedCount {
+                    reason: (*reason).to_owned(),
+                    count: *count,
+                    oldest: clock::now(),
+                })
                 .collect();
             metrics::with_local_recorder(&recorder, || show_parked(&counts));
             recorder.handle().render()

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use self::hub::{Full, Version, Watcher};
 pub use self::{hub::Hub, news::listen};
 use crate::{
+    clock,
     domain::{entitlement::Entitlement, id::UserId},
     ledger::Ledger,
     reader::{EntitlementReader, ReadError, Reading},
@@ -152,7 +153,7 @@ impl Following {
     /// Notes what is given, and when it ends.
     fn note(&mut self, entitlement: &Entitlement) {
         self.had = Some(Version { epoch: self.ledger.epoch(), number: entitlement.version });
-        self.look_at = entitlement.expires_at.map(|end| Instant::now() + left(end, Utc::now()) + AFTER_THE_END);
+        self.look_at = entitlement.expires_at.map(|end| Instant::now() + left(end, clock::now()) + AFTER_THE_END);
     }
 }
 

@@ -16,6 +16,7 @@ use tollgate::{
         change::{Cause, Change, Owner, Subject, Unowned},
         event::{Outcome, ParkReason},
         id::{SubscriptionId, UserId},
+        money::Report,
     },
     ledger::LedgerError,
     watch::Hub,
@@ -126,6 +127,18 @@ async fn an_owner_who_changes_between_look_up_and_lock_is_looked_up_again() {
     assert_eq!(result, Ok((Some(user(2)), Outcome::Applied)));
     let users: Vec<UserId> = stage.ledger.batches().concat().into_iter().map(|(user, _)| user).collect();
     assert_eq!(users, [user(1), user(2)]);
+}
+
+#[actix_web::test]
+async fn a_report_that_somebody_has_come_to_depend_on_is_sent_again() {
+    let stage = Stage::new(LIMITS);
+    let Change { cause, .. } = delivery(user(1), "evt_1");
+    let report = Report { cause, facts: vec![] };
+    stage.ledger.fail("evt_1", Fault::Answers(LedgerError::OwnerChanged));
+    assert_eq!(stage.entitlements.report(report.clone()).await, Ok(Outcome::Applied));
+    assert_eq!(stage.ledger.asked_about("evt_1"), 2);
+    assert_eq!(stage.entitlements.report(report).await, Ok(Outcome::Duplicate), "the process knows it by now");
+    assert_eq!(stage.ledger.asked_about("evt_1"), 2);
 }
 
 #[actix_web::test]

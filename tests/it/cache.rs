@@ -80,7 +80,7 @@ fn event(id: &str) -> EventId {
 }
 
 fn state(level: &str, version: u64) -> Entitlement {
-    Entitlement { level: Level::parse(level).unwrap(), expires_at: None, version }
+    Entitlement { level: Level::parse(level).unwrap(), expires_at: None, quantity: 1, version }
 }
 
 fn until(expires_at: DateTime<Utc>, version: u64) -> Entitlement {

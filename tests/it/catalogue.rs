@@ -84,7 +84,7 @@ async fn a_level_is_sold_by_the_interval_that_is_asked_for() {
         let (server, wish) = (&server, wish.clone());
         let stripe = &world.stripe;
         async move {
-            let answer = buy(server, user, wish, None).await;
+            let answer = buy(server, Uuid::new_v4(), wish, None).await;
             assert_eq!(answer.status, 200, "{}", answer.text);
             stripe.requests().pop().unwrap().params
         }

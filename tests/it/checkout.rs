@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{
+    PATIENCE,
     event::SessionEvent,
+    eventually,
     server::{Answer, STRIPE_KEY, TestServer, World, client, session_token},
 };
 
@@ -78,7 +80,9 @@ async fn two_clicks_are_one_session() {
     assert_eq!((a.status, b.status, later.status), (200, 200, 200), "{} {}", a.text, b.text);
     assert_eq!(a.json["sessionId"], b.json["sessionId"]);
     assert_eq!(a.json["sessionId"], later.json["sessionId"]);
-    assert_ne!(server.checkout(user, "PRO", Some("click-2")).await.json["sessionId"], a.json["sessionId"]);
+    for key in [Some("click-2"), None] {
+        assert_eq!(server.checkout(user, "PRO", key).await.json, a.json, "whoever comes anew, while it is open");
+    }
     assert_ne!(
         server.checkout(Uuid::new_v4(), "PRO", Some("click-1")).await.json["sessionId"],
         a.json["sessionId"],
@@ -90,6 +94,92 @@ async fn two_clicks_are_one_session() {
     for wrong in ["", &"k".repeat(256)] {
         server.checkout(user, "PRO", Some(wrong)).await.assert_error(400, "INVALID_REQUEST");
     }
+}
+
+/// No key, no lock: the attempt's own key makes Stripe answer all of them with one session.
+#[tokio::test]
+async fn clicks_at_once_on_two_replicas_without_any_key_open_one_session() {
+    let world = World::new().await;
+    let (one, other) = tokio::join!(world.serve(), world.serve());
+    for level in ["PRO", "TRIAL"] {
+        let user = Uuid::new_v4();
+        let before = world.stripe.sessions_opened();
+        let clicks = (0..8).map(|click| {
+            let server = if click % 2 == 0 { &one } else { &other };
+            server.checkout(user, level, None)
+        });
+        let answers = futures::future::join_all(clicks).await;
+        for answer in &answers {
+            assert_eq!((answer.status, &answer.json), (200, &answers[0].json), "{}", answer.text);
+        }
+        assert_eq!(world.stripe.sessions_opened() - before, 1, "{level}");
+    }
+    assert_eq!(world.stripe.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_or_used_makes_room_for_another() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let user = Uuid::new_v4();
+    let open = async || server.checkout(user, "PRO", None).await.json["sessionId"].as_str().unwrap().to_owned();
+    let first = open().await;
+    let event = |session: &str, kind| SessionEvent { session: session.into(), kind, ..SessionEvent::paid(user) };
+    server.deliver(&event(&first, "checkout.session.expired").json()).await;
+    let second = open().await;
+    assert_ne!(first, second);
+    server.deliver(&event(&second, "checkout.session.completed").json()).await;
+    let third = open().await;
+    assert_ne!(second, third, "what is bought once may be bought again");
+    world.database.execute("UPDATE checkout_sessions SET expires_at = now() + interval '9 minutes'").await;
+    assert_ne!(open().await, third, "there must be time to pay");
+}
+
+/// Who dies between asking Stripe and noting the answer has locked nobody out, and the page that he opened is found again.
+#[tokio::test]
+async fn a_server_that_dies_while_it_asks_stripe_leaves_nothing_behind() {
+    let world = World::new().await;
+    let dying = world.serve().await;
+    let user = Uuid::new_v4();
+    world.stripe.hang_next(1);
+    let click = client()
+        .post(dying.url("/api/checkout/session"))
+        .bearer_auth(session_token(user))
+        .json(&json!({ "entitlementLevel": "PRO" }));
+    let (answer, ()) = tokio::join!(Answer::try_of(click), async {
+        eventually(PATIENCE, "Stripe is asked", || async { !world.stripe.requests().is_empty() }).await;
+        dying.signal("KILL").await;
+    });
+    assert!(answer.is_err(), "nobody answers");
+    let answer = world.serve().await.checkout(user, "PRO", None).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let requests = world.stripe.requests();
+    let keys: Vec<_> = requests.iter().map(|request| request.header("idempotency-key")).collect();
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[tokio::test]
+async fn a_buyer_stays_the_customer_that_he_was() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let (user, stranger) = (Uuid::new_v4(), Uuid::new_v4());
+    let asked_as = async |level: &str| {
+        assert_eq!(server.checkout(user, level, None).await.status, 200);
+        world.stripe.requests().pop().unwrap().params
+    };
+    assert_eq!(asked_as("TRIAL").await["customer_creation"], "always");
+    server.deliver(&SessionEvent::paid(user).json()).await;
+    assert_eq!(asked_as("PRO").await["customer"], "cus_Test");
+    assert_eq!(world.stripe.violations(), Vec::<String>::new());
+
+    world.database.execute("UPDATE checkout_sessions SET state = 'expired'").await;
+    world.stripe.delete_customer("cus_Test");
+    assert_eq!(asked_as("PRO").await.get("customer"), None, "a deleted one keeps nobody from buying");
+    server.deliver(&SessionEvent::paid(stranger).json()).await;
+    world.database.execute("UPDATE checkout_sessions SET state = 'expired'").await;
+    let requests = world.stripe.requests().len();
+    assert_eq!(asked_as("PRO").await.get("customer"), None, "one that two users share is nobody's");
+    assert_eq!(world.stripe.requests().len(), requests + 1);
 }
 
 #[tokio::test]
@@ -144,12 +234,28 @@ async fn nobody_buys_what_he_has() {
     let server = world.serve().await;
     let user = Uuid::new_v4();
     server.deliver(&SessionEvent::subscribed(user).json()).await;
-    server.checkout(user, "PRO", None).await.assert_error(409, "ALREADY_ENTITLED");
+    let refused = server.checkout(user, "PRO", None).await;
+    refused.assert_error(409, "ALREADY_ENTITLED");
+    assert_eq!(refused.json["portal"], "/api/billing/portal");
     let trial =
         SessionEvent { level: "TRIAL".into(), payment_status: "no_payment_required", ..SessionEvent::paid(user) };
     assert_eq!(server.checkout(user, "TRIAL", None).await.status, 200);
     server.deliver(&trial.json()).await;
     server.checkout(user, "TRIAL", None).await.assert_error(409, "ALREADY_ENTITLED");
+}
+
+#[tokio::test]
+async fn what_is_being_paid_is_not_sold_again_until_that_has_failed() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let user = Uuid::new_v4();
+    let unpaid = SessionEvent { payment_status: "unpaid", ..SessionEvent::paid(user) };
+    server.deliver(&unpaid.json()).await;
+    server.checkout(user, "PRO", None).await.assert_error(409, "PAYMENT_PENDING");
+    assert_eq!(server.checkout(user, "TRIAL", None).await.status, 200, "another level is another matter");
+    let failed = SessionEvent { kind: "checkout.session.async_payment_failed", ..unpaid.sibling() };
+    server.deliver(&failed.json()).await;
+    assert_eq!(server.checkout(user, "PRO", None).await.status, 200);
 }
 
 #[tokio::test]

@@ -143,7 +143,8 @@ async fn pro_is_bought_delivered_again_and_kept_when_the_server_is_killed() {
     visit.browser.complaints().await;
     visit.go_home().await;
     visit.is("PRO").await;
-    visit.browser.holds("document.getElementById('version').innerText === '1'").await;
+    // The page may have asked Stripe before the webhook came: then the event has moved the time, and granted nothing more.
+    visit.browser.holds("['1', '2'].includes(document.getElementById('version').innerText)").await;
     visit.assert_sound().await;
 }
 
@@ -245,12 +246,12 @@ async fn what_stripe_delivers_twice_or_late_is_applied_once() {
     visit.browser.click("Hold deliveries back").await;
     visit.order().await;
     visit.pay_with(GOOD_CARD).await;
-    visit.browser.reads("Stripe’s word is held back").await;
+    visit.browser.reads("You are PRO").await;
     visit.shows(1, "Held back: checkout.session.completed").await;
     visit.shows(0, "Applied").await;
     visit.browser.click("Let deliveries go").await;
-    visit.browser.reads("You are PRO").await;
     visit.shows(1, "Applied").await;
+    visit.browser.reads("You are PRO").await;
     visit.assert_sound().await;
 }
 

@@ -43,7 +43,7 @@ async fn a_user_reads_his_own_and_a_service_reads_anybodys() {
         body,
         json!({
             "userId": event.user.to_string(), "entitlementLevel": "PRO",
-            "features": ["projects", "export"], "source": "cache", "version": 1,
+            "quantity": 1, "features": ["projects", "export"], "source": "cache", "version": 1,
         })
     );
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
@@ -60,7 +60,7 @@ async fn whoever_has_nothing_is_free() {
     assert_eq!(
         answer.json,
         json!({
-            "userId": user.to_string(), "entitlementLevel": "FREE", "expiresAt": null, "features": [],
+            "userId": user.to_string(), "entitlementLevel": "FREE", "expiresAt": null, "quantity": 1, "features": [],
             "source": "database", "version": 0,
         })
     );
@@ -96,7 +96,7 @@ async fn an_older_answer_than_asked_for_is_never_given() {
     let meta = format!("{{entitlements:{}}}:meta", event.user);
     let next = SessionEvent::paid(event.user);
     server.deliver(&next.json()).await;
-    world.redis.command::<i64>(&["HSET", &meta, "version", "1"]).await;
+    world.redis.command::<i64>(&["HSET", &meta, "version", "1", "quantity", "1@1"]).await;
     assert_eq!(server.read(event.user).await.json["version"], 1, "a plain read takes the cache's word");
     let answer = server.read_at_least(event.user, 2).await;
     assert_eq!((answer.json["version"].as_u64(), answer.json["source"].as_str()), (Some(2), Some("database")));

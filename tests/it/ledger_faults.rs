@@ -8,6 +8,7 @@ use tollgate::{
         change::{Cause, Change},
         event::{Outcome, ParkReason},
         id::UserId,
+        money::DisputeStatus,
     },
     ledger::{
         Entry, Ledger, LedgerError,
@@ -17,7 +18,7 @@ use tollgate::{
 
 use crate::{
     harness::{TestDatabase, eventually, until_ok},
-    ledger::{built_in, commit, commit_one, event, ledger_on, purchase, ticket, user},
+    ledger::{built_in, cases::money, commit, commit_one, event, ledger_on, purchase, ticket, user},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -182,9 +183,60 @@ async fn a_locked_user_holds_up_nobody_else() {
     assert_eq!(blocked_answer.await.unwrap().unwrap().outcome, Outcome::Applied);
 }
 
+/// A report waits for whom it concerns, and for nobody else.
+#[tokio::test]
+async fn a_refund_of_a_locked_user_holds_up_nobody_else() {
+    let database = TestDatabase::new().await;
+    PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
+    let patient = Duration::from_secs(60);
+    let limits = Limits { lock: patient, statement: patient, transaction: patient, ..Limits::default() };
+    let ledger = connect(&database, limits).await;
+    let (stuck, free) = (user(), user());
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, money::paid(stuck, "evt_1", "cs_1", "pi_1")).await;
+    commit_one(&mut *lane, money::paid(free, "evt_2", "cs_2", "pi_2")).await;
+    let other = database.connect().await.unwrap();
+    hold_lock_of(&ledger, &database, &other, stuck).await;
+
+    let lost = |event: &str, payment: &str| ticket(money::disputed(event, payment, DisputeStatus::Lost, 2));
+    let ((blocked, mut blocked_answer), (open, open_answer)) = (lost("evt_3", "pi_1"), lost("evt_4", "pi_2"));
+    lane.commit(vec![blocked, open]).await;
+    assert_eq!(open_answer.await.unwrap().unwrap().others.len(), 1, "others go on");
+    assert!(blocked_answer.try_recv().is_err(), "it waits for the locked user");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let changed: Vec<UserId> = blocked_answer.await.unwrap().unwrap().others.iter().map(|(user, _)| *user).collect();
+    assert_eq!(changed, [stuck]);
+}
+
+/// However much is known of payments, a batch looks only at what it is about.
+#[tokio::test]
+async fn what_is_known_of_payments_is_found_by_indexes() {
+    let database = migrated().await;
+    database
+        .execute(
+            "INSERT INTO stripe_objects SELECT 'pi_' || n, 'in_' || n, NULL, '{}' FROM generate_series(1, 3000) AS n; \
+             INSERT INTO stripe_objects SELECT 'in_' || n, 'sub_' || n % 9, to_timestamp(n), '{}' \
+               FROM generate_series(1, 3000) AS n; ANALYZE stripe_objects; SELECT pg_stat_reset()",
+        )
+        .await;
+    let ledger = connect(&database, Limits::default()).await;
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, money::paid(user(), "evt_1", "cs_1", "pi_7")).await;
+    commit_one(&mut *lane, money::disputed("evt_2", "pi_7", DisputeStatus::Lost, 2)).await;
+    // A connection tells what it has read when it ends.
+    drop(lane);
+    eventually(PATIENCE, "the lane has told what it has read", || async {
+        let read = "SELECT idx_scan > 0 FROM pg_stat_user_tables WHERE relname = 'stripe_objects'";
+        database.value(read).await == "t"
+    })
+    .await;
+    let scans = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'stripe_objects'";
+    assert_eq!(database.value(scans).await, "0");
+}
+
 /// Opens a transaction that holds the user's advisory lock. The key is the ledger's own secret: it is found by watching a
 /// commit take it.
-async fn hold_lock_of(
+pub(crate) async fn hold_lock_of(
     ledger: &Arc<PostgresLedger>,
     database: &TestDatabase,
     other: &tokio_postgres::Client,

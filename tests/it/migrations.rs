@@ -59,11 +59,23 @@ async fn migrate(database: &TestDatabase) {
     PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
 }
 
+/// The scripts of all migrations, in order.
+const SCRIPTS: &[&str] = &[
+    include_str!("../../migrations/postgres/2026-11-23-000001_ledger/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000002_row_level_security/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000003_shown_until/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000004_subscriptions/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000010_inbox_lists/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000011_money/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000012_by_hand/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000013_one_session/up.sql"),
+];
+
 #[tokio::test]
 async fn an_empty_database_becomes_a_ledger_and_a_second_run_changes_nothing() {
     let database = TestDatabase::new().await;
     let first = PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
-    assert_eq!(first.applied.len(), 5);
+    assert_eq!(first.applied.len(), SCRIPTS.len());
     let before = shape(&database).await;
     let epoch = database.value("SELECT epoch FROM tollgate_ledger").await;
     let second = PostgresLedger::migrate(&database.url(), &built_in()).await.unwrap();
@@ -78,13 +90,7 @@ async fn the_scripts_themselves_may_run_twice() {
     let database = original().await;
     migrate(&database).await;
     let before = shape(&database).await;
-    for script in [
-        include_str!("../../migrations/postgres/2026-11-23-000001_ledger/up.sql"),
-        include_str!("../../migrations/postgres/2026-11-23-000002_row_level_security/up.sql"),
-        include_str!("../../migrations/postgres/2026-11-23-000003_shown_until/up.sql"),
-        include_str!("../../migrations/postgres/2026-11-23-000004_subscriptions/up.sql"),
-        include_str!("../../migrations/postgres/2026-11-23-000010_inbox_lists/up.sql"),
-    ] {
+    for script in SCRIPTS {
         database.execute(script).await;
     }
     assert_eq!(shape(&database).await, before);
@@ -99,7 +105,7 @@ async fn replicas_that_start_together_migrate_once() {
     });
     let mut applied = futures::future::join_all(runs).await;
     applied.sort_unstable();
-    assert_eq!(applied, [0, 0, 0, 0, 0, 5]);
+    assert_eq!(applied, [0, 0, 0, 0, 0, SCRIPTS.len()]);
 }
 
 #[tokio::test]
@@ -159,9 +165,11 @@ async fn nobody_from_the_web_can_write_or_see_more_than_his_own() {
     for table in [
         "stripe_events",
         "entitlement_state",
+        "entitlement_history",
         "checkout_sessions",
         "checkout_keys",
         "instances",
+        "stripe_objects",
         "tollgate_ledger",
         "__diesel_schema_migrations",
     ] {

@@ -15,7 +15,7 @@ use crate::harness::{RedisServer, event::SessionEvent, server::World};
 
 fn state(level: &str, version: u64) -> Entitlement {
     let expires_at = (level != "FREE").then(|| Utc::now() + TimeDelta::days(30));
-    Entitlement { level: Level::parse(level).unwrap(), expires_at, version }
+    Entitlement { level: Level::parse(level).unwrap(), expires_at, quantity: 1, version }
 }
 
 fn cache_on(redis: &RedisServer) -> RedisCache {

@@ -106,7 +106,7 @@ async fn the_time_that_the_ledger_took_was_added_to_the_life_of_its_answer() {
     let cache: Cache = MemoryCache::new(MemorySettings { life_max: Some(life), ..MemorySettings::default() }).into();
     let reader = EntitlementReader::new(cache.clone(), Arc::new(ledger.clone()), PATIENCE, 1);
     let user = UserId::from(Uuid::new_v4());
-    let pro = Entitlement { level: Level::parse("PRO").unwrap(), expires_at: None, version: 1 };
+    let pro = Entitlement { level: Level::parse("PRO").unwrap(), expires_at: None, quantity: 1, version: 1 };
     ledger.write(user, pro.clone());
     ledger.close_gate();
     let asking = tokio::spawn({

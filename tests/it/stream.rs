@@ -249,7 +249,7 @@ fn watch_on(ledger: &ScriptedLedger) -> (Hub, Watch) {
 }
 
 fn state(level: &str, version: u64) -> Entitlement {
-    Entitlement { level: Level::parse(level).unwrap(), expires_at: None, version }
+    Entitlement { level: Level::parse(level).unwrap(), expires_at: None, quantity: 1, version }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ fn gateway(stripe: &StandInStripe) -> StripeGateway {
 fn session(mode: Mode, price: Price) -> NewCheckoutSession {
     NewCheckoutSession {
         user_id: "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71".into(),
+        customer: None,
         level: "PRO".into(),
         mode,
         price,

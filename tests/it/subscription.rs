@@ -141,3 +141,32 @@ async fn of_a_customer_whom_users_share_nothing_is_guessed() {
     assert_eq!(world.database.value(reason).await, "several_owners");
     assert_eq!((level(&server, one).await.0, level(&server, other).await.0), ("PRO".into(), "PRO".into()));
 }
+
+/// Seats: from the subscription's item to whoever asks, and into the hash that replicas share, but not into the plain value that
+/// applications read.
+#[tokio::test]
+async fn how_many_were_bought_reaches_whoever_asks() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let user = Uuid::new_v4();
+    let subscription = Subscription::of(user);
+    let mut created = subscription.event(ENDIVE[0], 0);
+    created["data"]["object"]["items"]["data"][0]["quantity"] = json!(5);
+    assert_eq!(server.deliver(&created).await.json["processed"], true);
+
+    let read = async || server.read(user).await.json;
+    let found = |answer: &Value| ["entitlementLevel", "quantity", "source"].map(|name| answer[name].clone());
+    let [pro, five, cache, database] = [json!("PRO"), json!(5), json!("cache"), json!("database")];
+    assert_eq!(found(&read().await), [pro.clone(), five.clone(), cache]);
+    let meta = format!("{{entitlements:{user}}}:meta");
+    assert_eq!(world.redis.hgetall(&meta).await["quantity"], "5@1");
+    assert_eq!(world.redis.get(&format!("entitlements:{user}")).await.as_deref(), Some("PRO"));
+    // A replica of the version before writes what it knows, and leaves the rest as it was.
+    world.redis.command::<i64>(&["HSET", &meta, "version", "2"]).await;
+    assert_eq!(found(&read().await), [pro.clone(), five.clone(), database]);
+    world.redis.flushall().await;
+    assert_eq!(found(&read().await)[..2], [pro, five]);
+
+    assert_eq!(server.deliver(&subscription.event(ENDIVE[2], 2 * DAY)).await.json["processed"], true);
+    assert_eq!(found(&read().await)[..2], [json!("FREE"), json!(1)]);
+}

@@ -177,6 +177,7 @@ async fn what_was_missed_in_an_outage_is_shown_although_the_first_attempt_fails(
     let pro = Entitlement {
         level: Level::parse("PRO").unwrap(),
         expires_at: Some(Utc::now() + TimeDelta::days(30)),
+        quantity: 1,
         version: 1,
     };
     ledger.write(theirs, pro);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use stripe_checkout::checkout_session::{
-    CreateCheckoutSession, CreateCheckoutSessionAutomaticTax, CreateCheckoutSessionLineItems,
+    CreateCheckoutSession, CreateCheckoutSessionAutomaticTax, CreateCheckoutSessionCustomerCreation,
+    CreateCheckoutSessionCustomerUpdate, CreateCheckoutSessionCustomerUpdateAddress,
+    CreateCheckoutSessionCustomerUpdateName, CreateCheckoutSessionLineItems,
     CreateCheckoutSessionLineItemsAdjustableQuantity, CreateCheckoutSessionLineItemsPriceData,
     CreateCheckoutSessionLineItemsPriceDataRecurring,
     CreateCheckoutSessionLineItemsPriceDataRecurringInterval as StripeInterval, CreateCheckoutSessionPaymentIntentData,
@@ -21,6 +23,8 @@ pub struct NewCheckoutSession {
     /// Who buys. Sent as `client_reference_id` and as `metadata.userId`, so that every event of the purchase names
     /// its user.
     pub user_id: String,
+    /// As whom Stripe knows the buyer (`cus_…`). Without it the purchase makes a customer.
+    pub customer: Option<String>,
     /// The level bought, sent as `metadata.entitlementLevel`.
     pub level: String,
     /// One payment or a subscription.
@@ -150,6 +154,19 @@ impl NewCheckoutSession {
         if page.tax_id_collection {
             request = request.tax_id_collection(CreateCheckoutSessionTaxIdCollection::new(true));
         }
+        request = match (self.customer, self.mode) {
+            (Some(customer), _) => {
+                let request = request.customer(customer);
+                // Stripe refuses to ask a known customer for what it may not keep.
+                match customer_update(&page) {
+                    Some(update) => request.customer_update(update),
+                    None => request,
+                }
+            }
+            // A subscription has one in any case.
+            (None, Mode::Payment) => request.customer_creation(CreateCheckoutSessionCustomerCreation::Always),
+            (None, Mode::Subscription) => request,
+        };
         // The session's metadata is not copied to what the session creates, so later events (a renewal, a refund)
         // would not name the user. A payment of 0 creates no PaymentIntent, but the parameter is valid in its mode.
         Ok(match self.mode {
@@ -169,6 +186,13 @@ impl NewCheckoutSession {
             }
         })
     }
+}
+
+fn customer_update(page: &PageOptions) -> Option<CreateCheckoutSessionCustomerUpdate> {
+    let mut update = CreateCheckoutSessionCustomerUpdate::new();
+    update.address = page.automatic_tax.then_some(CreateCheckoutSessionCustomerUpdateAddress::Auto);
+    update.name = page.tax_id_collection.then_some(CreateCheckoutSessionCustomerUpdateName::Auto);
+    (update.address.is_some() || update.name.is_some()).then_some(update)
 }
 
 fn line_item(
@@ -235,6 +259,7 @@ mod tests {
     fn session(mode: Mode, price: Price) -> NewCheckoutSession {
         NewCheckoutSession {
             user_id: "u1".into(),
+            customer: None,
             level: "PRO".into(),
             mode,
             price,
@@ -285,6 +310,26 @@ mod tests {
             assert!(body.split('&').any(|pair| pair == part), "{part} in {body}");
         }
         assert!(!body.contains("subscription_data") && !body.contains("recurring"));
+    }
+
+    #[test]
+    fn a_buyer_is_the_customer_that_he_was_and_else_becomes_one() {
+        let of = |mode, customer: Option<&str>, page| {
+            let price = inline(1, "usd", (mode == Mode::Subscription).then_some(Interval::Month));
+            let session = NewCheckoutSession { customer: customer.map(Into::into), page, ..session(mode, price) };
+            session.into_request().unwrap().build().body.unwrap()
+        };
+        let plain = PageOptions::default();
+        assert!(of(Mode::Payment, None, plain.clone()).contains("customer_creation=always"));
+        assert!(!of(Mode::Subscription, None, plain.clone()).contains("customer"));
+        let known = of(Mode::Payment, Some("cus_1"), plain);
+        assert!(known.contains("customer=cus_1") && !known.contains("customer_creation"), "{known}");
+        assert!(!known.contains("customer_update"), "{known}");
+        let taxed = PageOptions { automatic_tax: true, tax_id_collection: true, ..PageOptions::default() };
+        let taxed = of(Mode::Subscription, Some("cus_1"), taxed);
+        for part in ["customer=cus_1", "customer_update[address]=auto", "customer_update[name]=auto"] {
+            assert!(taxed.split('&').any(|pair| pair == part), "{part} in {taxed}");
+        }
     }
 
     #[test]

@@ -52,12 +52,23 @@ impl GatewayError {
             Self::Configuration(_) => false,
         }
     }
-}
 
-impl stripe_client_core::StripeClientErr for GatewayError {
-    /// async-stripe reports here that a success did not decode; its message is dropped because it may quote the body.
-    fn deserialize_err(_: impl fmt::Display) -> Self {
-        Self::Unreadable
+    /// Whether something that the request names by its id is not there (any more).
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { code: Some(code), .. } if code == "resource_missing")
+    }
+
+    /// Whether another request with the same key was still under way.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Unavailable { cause: Unavailability::Status { status: 409, .. }, .. })
+    }
+
+    /// Whether the key was used before with other parameters.
+    #[must_use]
+    pub fn is_other_request(&self) -> bool {
+        matches!(self, Self::Refused { code: Some(code), .. } if code == "idempotency_error")
     }
 }
 
@@ -76,6 +87,8 @@ pub enum Unavailability {
     Timeout,
     /// No connection, or it broke before the answer was complete.
     Network,
+    /// Not sent: our own share of Stripe's rate limit was used up until the time was over.
+    Paced,
 }
 
 impl fmt::Display for Unavailability {
@@ -87,6 +100,7 @@ impl fmt::Display for Unavailability {
             }
             Self::Timeout => formatter.write_str("timed out"),
             Self::Network => formatter.write_str("network failure"),
+            Self::Paced => formatter.write_str("our own share of the rate limit is used up"),
         }
     }
 }

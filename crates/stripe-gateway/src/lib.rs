@@ -9,10 +9,11 @@ mod checkout;
 mod config;
 mod error;
 mod gateway;
+mod pace;
 mod retry;
 mod transport;
 
 pub use checkout::{CreatedSession, Interval, Mode, NewCheckoutSession, PageOptions, Price};
 pub use config::GatewayConfig;
 pub use error::{GatewayError, Unavailability};
-pub use gateway::{BoxFuture, StripeGateway};
+pub use gateway::{BoxFuture, Fetched, StripeGateway};

@@ -1,23 +1,25 @@
-//! One HTTP exchange with Stripe, attempts included: the implementation of async-stripe's `StripeClient` over reqwest.
+//! One HTTP exchange with Stripe, attempts included, over reqwest.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Response, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::{ExposeSecret, SecretString};
-use stripe::CustomizedStripeRequest;
-use stripe_client_core::{StripeClient, StripeMethod, VERSION};
+use stripe_client_core::{RequestBuilder, StripeMethod, VERSION};
 use tokio::time::Instant;
 
 use crate::config::{ApiBase, GatewayConfig};
 use crate::error::{GatewayError, Unavailability};
+use crate::pace::{Pace, Share};
 use crate::retry::{Verdict, header, pause_after};
 
 /// Largest body that is read. A Checkout Session has some 5 KiB; more than this is not Stripe.
 const BODY_LIMIT: usize = 1024 * 1024;
+/// Longest idempotency key, in bytes.
+const KEY_LEN_MAX: usize = 255;
 /// Stripe closes idle connections after about a minute; one closed on our side first cannot break under a request.
 const IDLE_LIMIT: Duration = Duration::from_secs(50);
 /// Finds connections that a firewall dropped silently.
@@ -30,6 +32,14 @@ pub(crate) struct Transport {
     attempt_timeout: Duration,
     total_timeout: Duration,
     attempts: u32,
+    pace: Pace,
+}
+
+/// A success, whatever its body says.
+pub(crate) struct Success {
+    pub(crate) body: Bytes,
+    /// By Stripe's clock, in seconds since 1970-01-01 UTC.
+    pub(crate) date: Option<i64>,
 }
 
 /// A request in the form in which each attempt sends it anew, with the same bytes and the same key.
@@ -81,19 +91,18 @@ impl Transport {
             attempt_timeout: config.timeout,
             total_timeout: config.total_timeout,
             attempts: config.attempts,
+            pace: Pace::of_key(config.secret_key.expose_secret()),
         })
     }
 
-    fn prepare(&self, request: CustomizedStripeRequest) -> Result<Prepared, GatewayError> {
-        let (request, overrides) = request.into_pieces();
+    fn prepare(&self, request: RequestBuilder, key: Option<&str>) -> Result<Prepared, GatewayError> {
         let mut headers = HeaderMap::new();
-        let key = overrides.request_strategy.and_then(|strategy| strategy.get_key());
-        if let Some(key) = &key {
-            let visible = key.as_str().bytes().all(|byte| byte.is_ascii_graphic());
-            let value = HeaderValue::from_str(key.as_str()).ok().filter(|_| visible);
+        if let Some(key) = key {
+            let fits = (1..=KEY_LEN_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+            let value = HeaderValue::from_str(key).ok().filter(|_| fits);
             let Some(value) = value else {
                 return Err(GatewayError::Configuration(
-                    "an idempotency key must be visible ASCII characters".to_owned(),
+                    "an idempotency key must have 1 to 255 visible ASCII characters".to_owned(),
                 ));
             };
             headers.insert("idempotency-key", value);
@@ -118,12 +127,22 @@ impl Transport {
         })
     }
 
-    async fn send(&self, request: CustomizedStripeRequest) -> Result<Bytes, GatewayError> {
-        let prepared = self.prepare(request)?;
+    /// Sends a request under a key, or none, as often as need be; each attempt takes from the share.
+    pub(crate) async fn send(
+        &self,
+        request: RequestBuilder,
+        key: Option<&str>,
+        share: Share,
+    ) -> Result<Success, GatewayError> {
+        let prepared = self.prepare(request, key)?;
         let deadline = Instant::now() + self.total_timeout;
         let mut server_failed = false;
         let mut attempt = 1;
         loop {
+            if !self.pace.turn(share, deadline).await {
+                let cause = Unavailability::Paced;
+                return Err(GatewayError::Unavailable { cause, attempts: attempt - 1, stored_failure: server_failed });
+            }
             let limit = self.attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
             let Failure { cause, verdict } = match self.attempt(&prepared, limit, attempt).await {
                 Ok(answer) => return answer,
@@ -150,7 +169,7 @@ impl Transport {
         prepared: &Prepared,
         limit: Duration,
         attempt: u32,
-    ) -> Result<Result<Bytes, GatewayError>, Failure> {
+    ) -> Result<Result<Success, GatewayError>, Failure> {
         let mut request = self
             .client
             .request(prepared.method.clone(), &prepared.url)
@@ -165,7 +184,7 @@ impl Transport {
         let body = capped_body(response).await;
         if status.is_success() {
             return match body {
-                Ok(Some(body)) => Ok(Ok(body)),
+                Ok(Some(body)) => Ok(Ok(Success { body, date: date(&headers) })),
                 Ok(None) => Ok(Err(GatewayError::Unreadable)),
                 Err(error) => Err(unanswered(error, attempt)),
             };
@@ -184,12 +203,10 @@ impl Transport {
     }
 }
 
-impl StripeClient for Transport {
-    type Err = GatewayError;
-
-    async fn execute(&self, request: CustomizedStripeRequest) -> Result<Bytes, GatewayError> {
-        self.send(request).await
-    }
+/// When the answer was made, by the sender's clock.
+fn date(headers: &HeaderMap) -> Option<i64> {
+    let time = httpdate::parse_http_date(header(headers, DATE.as_str())?).ok()?;
+    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
 }
 
 /// TLS with roots that come with the program and with ring, named here so that it does not matter which cryptography

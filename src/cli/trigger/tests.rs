@@ -32,6 +32,7 @@ fn meaning(arguments: &str) -> (String, Meaning) {
         }
         Meaning::Change(Change { effect: Effect::SessionExpired(session), .. }) => format!("expired {session}"),
         Meaning::Unowned(unowned) => format!("of nobody: {unowned:?}"),
+        Meaning::Report(report) => format!("of money: {report:?}"),
         Meaning::Note(Note { verdict: Verdict::Parked(reason), .. }) => reason.to_string(),
         other => panic!("{other:?}"),
     };

@@ -75,6 +75,15 @@ struct PriceEntry {
     interval: Option<Interval>,
     #[serde(default)]
     default: bool,
+    #[serde(default)]
+    former: bool,
+}
+
+/// All prices of a plan.
+struct Prices {
+    default: Price,
+    others: Vec<Price>,
+    former: Vec<Price>,
 }
 
 /// `price = "price_…"`, or `[[plan.price]]`.
@@ -102,7 +111,7 @@ impl PlanEntry {
         let prices = self.take_prices(mode);
         let level = self.level;
         let refuse = |(place, reason): Wrong<&str>| (place, format!("plan {level}: {reason}"));
-        let (price, other_prices) = prices.map_err(refuse)?;
+        let prices = prices.map_err(refuse)?;
         let reason = match mode {
             Mode::Payment if self.grace.is_some() => Some("a payment has no grace: only a subscription is renewed"),
             Mode::Payment if self.trial_days.is_some() => {
@@ -122,8 +131,9 @@ impl PlanEntry {
             level,
             rank: self.rank,
             mode,
-            price,
-            other_prices,
+            price: prices.default,
+            other_prices: prices.others,
+            former_prices: prices.former,
             features: self.features,
             grace,
             lasts: self.lasts,
@@ -139,8 +149,7 @@ impl PlanEntry {
         })
     }
 
-    /// The default price and the others.
-    fn take_prices(&mut self, mode: Mode) -> Result<(Price, Vec<Price>), Wrong<&'static str>> {
+    fn take_prices(&mut self, mode: Mode) -> Result<Prices, Wrong<&'static str>> {
         let (amount, currency, interval) = (self.amount.take(), self.currency.take(), self.interval.take());
         let entries = match self.price.take() {
             Some(PriceField::Several(entries)) if amount.is_none() && currency.is_none() && interval.is_none() => {
@@ -154,14 +163,23 @@ impl PlanEntry {
                     PriceField::Id(id) => Some(id),
                     PriceField::Several(_) => None,
                 });
-                let only = PriceEntry { id, amount, currency, interval, default: true };
-                return only.into_price(mode).map(|price| (price, vec![])).map_err(|reason| (None, reason));
+                let only = PriceEntry { id, amount, currency, interval, default: true, former: false };
+                let default = only.into_price(mode).map_err(|reason| (None, reason))?;
+                return Ok(Prices { default, others: vec![], former: vec![] });
             }
         };
         let mut default = None;
         let mut prices: Vec<Price> = Vec::with_capacity(entries.len());
+        let mut former = Vec::new();
         for entry in entries {
             let refuse = |reason| (Some(entry.span()), reason);
+            if entry.get_ref().former {
+                if entry.get_ref().default {
+                    return Err(refuse("a former price cannot be the default: it is sold no longer"));
+                }
+                former.push(entry.get_ref().clone().into_price(mode).map_err(refuse)?);
+                continue;
+            }
             if entry.get_ref().default && default.replace(prices.len()).is_some() {
                 return Err(refuse("two prices are the default: keep default = true at one"));
             }
@@ -174,8 +192,8 @@ impl PlanEntry {
         if prices.is_empty() {
             return Err((None, NO_PRICE));
         }
-        let price = prices.remove(default.unwrap_or(0));
-        Ok((price, prices))
+        let default = prices.remove(default.unwrap_or(0));
+        Ok(Prices { default, others: prices, former })
     }
 }
 

@@ -117,6 +117,11 @@ fn several_prices_of_one_level() {
     assert_eq!((&plan.price, plan.other_prices.as_slice()), (&monthly, std::slice::from_ref(&yearly)), "the first");
     let plan = read(&(text + "default = true\n"));
     assert_eq!((&plan.price, plan.other_prices.as_slice()), (&yearly, std::slice::from_ref(&monthly)), "as told");
+    let dearer = format!(
+        "{PRICES}[[plan.price]]\namount = 2900\ninterval = \"month\"\nformer = true\n[[plan.price]]\nid = \"price_m\"\n"
+    );
+    let plan = read(&dearer);
+    assert_eq!((plan.prices().count(), plan.former_prices), (1, vec![monthly]));
 }
 
 #[test]
@@ -134,6 +139,8 @@ fn what_is_wrong_with_a_price_is_told_with_its_line() {
             9,
             "two prices are the default",
         ),
+        (format!("{monthly}former = true\n"), 1, "a price is missing"),
+        (format!("{monthly}former = true\ndefault = true\n"), 5, "a former price cannot be the default"),
         (format!("{monthly}[[plan.price]]\namount = 2\n"), 8, "needs an interval"),
         (format!("{monthly}[[plan.price]]\ninterval = \"year\"\n"), 8, "a price is missing"),
         (format!("{monthly}[[plan.price]]\nid = \"price_1\"\namount = 2\n"), 8, "remove either"),

@@ -1,4 +1,4 @@
-// The page a buyer comes back to. It says what it waits for, and shows the level as soon as the webhook has been applied.
+// The page a buyer comes back to. It says what it waits for, and shows the level as soon as the purchase is in the ledger.
 
 import * as api from "./api.js";
 import { at, say } from "./dom.js";
@@ -62,7 +62,9 @@ async function look() {
     at("result").classList.add("good");
     at("gate").classList.add("open");
     const until = entitlement.expiresAt ? ` until ${day(entitlement.expiresAt)}` : "";
-    tell(`You are ${bought}`, `The webhook has been applied, and every reader sees ${bought}${until}.`);
+    at("release").hidden = !isWithheld;
+    const seen = `Every reader sees ${bought}${until}.`;
+    tell(`You are ${bought}`, isWithheld ? `${seen} Stripe was asked, since its webhook is held back; when it comes, it grants nothing twice.` : seen);
   } else if (session.granted) {
     stages({ back: "done", applied: "done", seen: "waiting" });
     at("gate").classList.toggle("open", entitlement.entitlementLevel !== "FREE");
@@ -86,15 +88,12 @@ function showPayPage() {
   at("pay-page").href = url ?? "";
 }
 
-/** The browser comes back before the webhook, now and then long before. */
+/** Stripe says that it is still open: the browser came here without paying. */
 function waitForStripe(bought) {
-  at("release").hidden = !isWithheld;
-  if (isWithheld) {
-    tell("Stripe’s word is held back", `The switch “Hold deliveries back” is on. ${bought} begins when the event is delivered.`);
-  } else if (Date.now() - begun > LONG_AFTER) {
-    tell("Still waiting for Stripe", "It delivers again for up to three days. If you did not pay, go back to the shop and buy again.");
+  if (Date.now() - begun > LONG_AFTER) {
+    tell("Not paid yet", "Stripe has been asked again and again. If you did not pay, go back to the shop and buy again.");
   } else {
-    tell("Thank you", `Only Stripe’s webhook opens the gate, never this page’s address. It should arrive at any moment.`);
+    tell("Not paid yet", `Only Stripe’s word opens the gate to ${bought}, never this page’s address: in its webhook, or when it is asked.`);
   }
 }
 
@@ -127,6 +126,7 @@ at("release").addEventListener("click", async () => {
   try {
     await api.setSwitches({ ...(await api.switches()), withhold: false });
     isWithheld = false;
+    at("release").hidden = true;
     at("main").focus({ preventScroll: true });
     refresh();
   } catch (problem) {

@@ -8,6 +8,7 @@ use crate::domain::{
     change::{Account, Decision, Effect},
     grant::{Grant, Source, SourceKind},
     id::{EventId, SessionId, SubscriptionId},
+    money::Objects,
     plan::{self, Catalogue, Mode, tests::catalogue},
     tests::{permutations, time},
 };
@@ -47,6 +48,7 @@ fn history(steps: &[(i64, Looks)]) -> Vec<Snapshot> {
             started_at: time(0),
             before: earlier.into_iter().filter(|(name, value)| values.get(name) != Some(value)).collect(),
             values,
+            quantity: None,
         });
     }
     events
@@ -75,6 +77,7 @@ fn checkout(created: i64) -> Effect {
         session: Some(SessionId::parse("cs_1").unwrap()),
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     })
 }
@@ -82,7 +85,7 @@ fn checkout(created: i64) -> Effect {
 fn run(script: &[Effect], catalogue: &Catalogue, now: DateTime<Utc>) -> Account {
     let mut account = Account::default();
     for effect in script {
-        account.apply(effect, catalogue, now);
+        account.apply(effect, &Objects::default(), catalogue, now);
     }
     account
 }
@@ -133,7 +136,7 @@ fn all_orders_of_all_parts_of_a_life_end_in_its_last_state() {
             order.reverse();
             let mut twice = once.clone();
             for effect in &order {
-                assert_eq!(twice.apply(effect, &catalogue, now), Decision::Superseded);
+                assert_eq!(twice.apply(effect, &Objects::default(), &catalogue, now), Decision::Superseded);
             }
             assert_eq!(twice, once);
         }
@@ -156,7 +159,7 @@ fn two_events_for_one_change_are_one_change() {
     let life = life();
     let mut account = run(&[told(&life[1])], &catalogue(), time(0));
     let once = account.clone();
-    assert_eq!(account.apply(&told(&life[1]), &catalogue(), time(1)), Decision::Superseded);
+    assert_eq!(account.apply(&told(&life[1]), &Objects::default(), &catalogue(), time(1)), Decision::Superseded);
     assert_eq!(account, once);
 }
 

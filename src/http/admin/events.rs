@@ -278,7 +278,7 @@ fn id(request: &HttpRequest) -> Result<&str, ApiError> {
 }
 
 /// Whose doing it is, for the log.
-fn address(request: &HttpRequest) -> Option<impl tracing::Value> {
+pub(super) fn address(request: &HttpRequest) -> Option<impl tracing::Value> {
     request.peer_addr().map(tracing::field::display)
 }
 

@@ -4,6 +4,7 @@
 //! be given a name that leads here (DNS rebinding): its requests carry that name in `Host`. And any page may post here without reading
 //! the answer: its `Origin` is not this listener's.
 
+mod by_hand;
 mod events;
 mod overview;
 mod query;
@@ -29,7 +30,7 @@ use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken,
         description = "What the admin listener answers. Where `TOLLGATE_ADMIN_TOKEN` is set, each request carries it. Every \
                        response has `X-Request-Id`; every error is `{\"error\", \"code\"}`.",
     ),
-    paths(events::list, events::show, events::replay, events::replay_many, overview::user, overview::summary),
+    paths(events::list, events::show, events::replay, events::replay_many, overview::user, by_hand::give, by_hand::take, by_hand::history, overview::summary),
     components(schemas(super::ErrorBody)),
     modifiers(&AdminToken),
     tags((name = "admin", description = "For operators")),
@@ -43,6 +44,9 @@ pub(super) fn routes(app: &mut ServiceConfig) {
         .service(get(Route::AdminEvent, events::show))
         .service(post(Route::AdminReplay, events::replay))
         .service(get(Route::AdminEntitlements, overview::user))
+        .service(post(Route::AdminGrants, by_hand::give))
+        .service(post(Route::AdminRevocations, by_hand::take))
+        .service(get(Route::AdminHistory, by_hand::history))
         .service(get(Route::AdminSummary, overview::summary))
         .default_service(web::to(not_found));
 }

@@ -27,6 +27,8 @@ pub(super) struct UserAnswer<'a> {
     #[serde(serialize_with = "time::optional_seconds")]
     #[schema(required)]
     expires_at: Option<DateTime<Utc>>,
+    /// How many were bought of what gives the level.
+    quantity: u32,
     /// Grows with every change; 0 for somebody nobody has heard of.
     version: u64,
     /// What the level is worked out from.
@@ -39,7 +41,7 @@ pub(super) struct UserAnswer<'a> {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GrantAnswer<'a> {
-    /// What kind of purchase.
+    /// What kind of purchase; `manual` where a person gave it.
     #[schema(example = "checkout")]
     source: &'static str,
     /// Its id.
@@ -51,6 +53,8 @@ pub(super) struct GrantAnswer<'a> {
     /// What is known of the purchase.
     #[schema(example = "active")]
     status: &'static str,
+    /// How many were bought.
+    quantity: u32,
     /// When it ends.
     #[serde(serialize_with = "time::seconds")]
     period_end: DateTime<Utc>,
@@ -65,7 +69,8 @@ impl<'a> From<&'a Grant> for GrantAnswer<'a> {
             source: grant.source.kind.as_str(),
             source_id: &grant.source.id,
             level: grant.level.as_str(),
-            status: grant.status.as_str(),
+            status: grant.standing().as_str(),
+            quantity: grant.quantity(),
             period_end: grant.period_end,
             event_id: grant.event.as_ref().map(|event| event.as_str()),
         }
@@ -160,6 +165,7 @@ pub(super) async fn user(state: Data<Shared>, request: HttpRequest) -> Result<Ht
         user_id: user,
         entitlement_level: entitlement.level.as_str(),
         expires_at: entitlement.expires_at,
+        quantity: entitlement.quantity,
         version: entitlement.version,
         grants: grants.iter().map(GrantAnswer::from).collect(),
         events: events.into_iter().map(EventAnswer::from).collect(),

@@ -42,8 +42,9 @@ pub(in crate::intake) struct Subscription<'a> {
     pub(in crate::intake) customer: Option<Reference<'a>>,
     #[serde(borrow)]
     metadata: Option<Object<Metadata<'a>>>,
+    /// Read only where something is given: what takes away needs none.
     #[serde(borrow)]
-    items: Option<Object<Items<'a>>>,
+    items: Option<&'a RawValue>,
     created: Option<i64>,
     current_period_start: Option<i64>,
     current_period_end: Option<i64>,
@@ -71,6 +72,7 @@ struct ItemFields<'a> {
     id: Option<Text<'a>>,
     #[serde(borrow)]
     price: Option<Object<Price<'a>>>,
+    quantity: Option<i64>,
     current_period_start: Option<i64>,
     current_period_end: Option<i64>,
 }
@@ -116,22 +118,22 @@ impl<'a> Subscription<'a> {
 
     /// Its items; `None` if one of them cannot be read.
     pub(in crate::intake) fn items(&self) -> Option<Vec<Item<'a>>> {
-        self.items.as_ref().map_or_else(|| Some(Vec::new()), |Object(items)| items.read())
+        self.items.map_or_else(|| Some(Vec::new()), |text| object::<Items<'a>>(text.get()).ok()?.read())
     }
 
-    /// What decides when access ends that `item` gives.
-    pub(in crate::intake) fn terms(&self, status: SubscriptionStatus, item: Option<&Item<'_>>) -> Terms {
+    /// What decides when access ends that `item` gives; `None` if one of the times is none: taken for absent, it might give more.
+    pub(in crate::intake) fn terms(&self, status: SubscriptionStatus, item: Option<&Item<'_>>) -> Option<Terms> {
         let fields = item.map(|item| &item.fields);
-        let time = |seconds: Option<i64>| seconds.and_then(unix_time);
-        Terms {
+        let time = |seconds: Option<i64>| seconds.map_or(Some(None), |seconds| unix_time(seconds).map(Some));
+        Some(Terms {
             status,
-            period_start: time(fields.and_then(|item| item.current_period_start).or(self.current_period_start)),
-            period_end: time(fields.and_then(|item| item.current_period_end).or(self.current_period_end)),
-            trial_end: time(self.trial_end),
-            cancel_at: time(self.cancel_at),
+            period_start: time(fields.and_then(|item| item.current_period_start).or(self.current_period_start))?,
+            period_end: time(fields.and_then(|item| item.current_period_end).or(self.current_period_end))?,
+            trial_end: time(self.trial_end)?,
+            cancel_at: time(self.cancel_at)?,
             cancels_at_period_end: self.cancel_at_period_end.unwrap_or_default(),
-            ended_at: time(self.ended_at),
-        }
+            ended_at: time(self.ended_at)?,
+        })
     }
 }
 
@@ -143,6 +145,11 @@ impl<'a> Items<'a> {
 }
 
 impl Item<'_> {
+    /// How many; `None` where it does not say, as for what is metered.
+    pub(in crate::intake) fn quantity(&self) -> Option<u32> {
+        self.fields.quantity.and_then(|quantity| u32::try_from(quantity).ok())
+    }
+
     /// What it costs; `None` without a price.
     pub(in crate::intake) fn price(&self) -> Option<ItemPrice<'_>> {
         let Object(price) = self.fields.price.as_ref()?;

@@ -67,7 +67,10 @@ impl Interpreter {
         let status = said(subscription.status.as_ref())
             .and_then(SubscriptionStatus::from_word)
             .ok_or(parked(ParkReason::UnknownStatus))?;
-        let items = subscription.items().ok_or(incomplete)?;
+        let items = match subscription.items() {
+            None if status.gives() => return Err(incomplete),
+            items => items.unwrap_or_default(),
+        };
         let catalogue = self.catalogue.get();
         let sold = sold(&catalogue, &items, subscription.entitlement_level());
         // What only takes away needs no price.
@@ -76,7 +79,7 @@ impl Interpreter {
         }
         let (plan, item) = sold.map_or((None, items.first()), |(plan, item)| (Some(plan), Some(item)));
         let grace = plan.map(|plan| plan.grace).unwrap_or_default();
-        let ends_at = match subscription.terms(status, item).ends_at(grace) {
+        let ends_at = match subscription.terms(status, item).and_then(|terms| terms.ends_at(grace)) {
             Some(end) => end,
             None if status.gives() => return Err(incomplete),
             None => record.created,
@@ -90,6 +93,7 @@ impl Interpreter {
             started_at: subscription.created().unwrap_or(record.created),
             values,
             before,
+            quantity: item.and_then(Item::quantity),
         };
         Ok((holder, Grant::of_subscription(&id, customer, snapshot)))
     }
@@ -108,4 +112,4 @@ fn sold<'a, 'b>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -38,7 +38,7 @@ fn change(cause: Cause) -> Entry {
 }
 
 fn written() -> Slot {
-    Slot::Committed(Committed { outcome: Outcome::Applied, entitlement: None })
+    Slot::Committed(Committed { outcome: Outcome::Applied, entitlement: None, others: Vec::new() })
 }
 
 fn refused() -> LedgerError {

@@ -14,21 +14,25 @@ use std::collections::HashSet;
 
 use diesel::{QueryResult, result::Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use futures::future::{try_join3, try_join5};
+use futures::{
+    TryFutureExt,
+    future::{try_join, try_join4},
+};
 
 use super::{
     super::{
         Entry, LedgerError,
-        account::{AccountRow, load},
+        account::{AccountRow, ObjectRow, load, objects},
         batch::{OwnerRow, Subjects, Users, is_retry},
-        decide::{Correction, Inbox, Known, Redelivered, Slot, decide, redelivered},
+        decide::{Correction, Found, Inbox, Known, Redelivered, Slot, decide, redelivered},
         halving::Failure,
+        reach::{ReachRow, Reaches, named},
     },
-    batch::{EventColumns, WriteColumns},
+    batch::{EventColumns, LockColumns, ObjectColumns, WriteColumns, held_place, names},
     connection::classify,
     statements::{
-        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, ReadOwners, TryLocks,
-        WaitLocks, WakeEvents, WriteAccounts,
+        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, ReadObjects, ReadOwners,
+        ReadReaches, TryLocks, WaitLocks, WakeEvents, WriteAccounts, WriteObjects,
     },
 };
 use crate::domain::plan::Catalogue;
@@ -51,14 +55,17 @@ impl From<diesel::result::Error> for Failure {
 /// Prepares every hot statement on a fresh connection, so that pipelined ones are sent in order.
 pub(super) async fn warm(mut connection: &AsyncPgConnection) -> QueryResult<()> {
     connection.batch_execute("BEGIN").await?;
-    let _: Vec<String> = TryLocks { keys: &[] }.get_results(&mut connection).await?;
-    let _: Vec<String> = WaitLocks { keys: &[] }.get_results(&mut connection).await?;
+    let _: Vec<String> = TryLocks { places: &[], keys: &[], shared: &[] }.get_results(&mut connection).await?;
+    let _: Vec<String> = WaitLocks { places: &[], keys: &[], shared: &[] }.get_results(&mut connection).await?;
     let _: Vec<String> = insert_events(&EventColumns::default()).get_results(&mut connection).await?;
     let _: Vec<String> = claim_events(&EventColumns::default()).get_results(&mut connection).await?;
     let _: Vec<(String, String, Option<Vec<u8>>)> = FindEvents { ids: &[] }.get_results(&mut connection).await?;
     let _: Vec<AccountRow> = ReadAccounts { users: &[] }.get_results(&mut connection).await?;
+    let _: Vec<ObjectRow> = ReadObjects { users: &[], names: &[] }.get_results(&mut connection).await?;
+    let _: Vec<ReachRow> = ReadReaches { places: &[], names: &[] }.get_results(&mut connection).await?;
     let _: Vec<OwnerRow> = ReadOwners { subscriptions: &[], customers: &[] }.get_results(&mut connection).await?;
     let _: Vec<i64> = write_accounts(&WriteColumns::default()).get_results(&mut connection).await?;
+    let _: Vec<i32> = write_objects(&ObjectColumns::default()).get_results(&mut connection).await?;
     let _: Vec<i32> =
         CorrectEvents { ids: &[], outcomes: &[], reasons: &[], payloads: &[] }.get_results(&mut connection).await?;
     let _: Vec<i32> = WakeEvents { ids: &[] }.get_results(&mut connection).await?;
@@ -73,36 +80,54 @@ pub(super) async fn transact(
     catalogue: &Catalogue,
     owns_users: bool,
 ) -> Result<Vec<Slot>, Failure> {
-    let users = Users::of(entries);
-    let (fresh, waiting) = event_columns(entries, &users);
+    let reaches = read_reaches(connection, entries).await?;
+    let users = Users::of(entries, &reaches);
+    let (fresh, waiting) = event_columns(entries, &reaches);
     let subjects = Subjects::of(entries);
-    let Opened { held, first, accounts, owners } = open(connection, &users, &subjects, &fresh, &waiting, locks).await?;
-    let may_write = |entry: &Entry| held.contains(&users.place(entry.user()));
-    let mut first: HashSet<&str> = first.iter().map(String::as_str).collect();
+    let opened = open(connection, entries, &users, &reaches, &subjects, (&fresh, &waiting), locks).await?;
+    let may_write =
+        |index: usize| entries.get(index).is_some_and(|entry| opened.held.contains(&held_place(entry, index)));
+    let mut first: HashSet<&str> = opened.first.iter().map(String::as_str).collect();
     let redelivered = redelivered(entries, &first, may_write);
-    let (claimed, waiting) = settle_known(connection, &users, &redelivered).await?;
+    let (claimed, waiting) = settle_known(connection, &reaches, &redelivered).await?;
     first.extend(claimed.iter().map(String::as_str));
-    let mut loaded = load(users.ids.len(), accounts);
-    subjects.check(entries, &owners, may_write)?;
-    let inbox = Inbox { first, waiting };
-    let decided = decide(entries, &users, may_write, &inbox, &mut loaded, catalogue, owns_users)?;
+    subjects.check(entries, &opened.owners, may_write)?;
+    reaches.check(&opened.reaches, may_write)?;
+    let mut found = Found {
+        inbox: Inbox { first, waiting },
+        accounts: load(users.ids.len(), opened.accounts),
+        money: objects(opened.objects).map_err(Failure::Aborted)?,
+    };
+    let decided = decide(entries, &users, may_write, &mut found, catalogue, owns_users)?;
 
     let mut writes = WriteColumns::default();
-    for (user, loaded) in users.ids.iter().zip(&loaded) {
+    for (user, loaded) in users.ids.iter().zip(&found.accounts) {
         writes.push(*user, loaded).map_err(Failure::Aborted)?;
     }
     writes.expired_sessions = decided.expired_sessions;
-    close(connection, &writes, &decided.corrections).await?;
+    let learnt = ObjectColumns::of(&found.money).map_err(Failure::Aborted)?;
+    close(connection, &writes, &learnt, &decided.corrections).await?;
     Ok(decided.slots)
 }
 
+/// What the reports of a batch reach: where there are any, a round trip more.
+async fn read_reaches(mut connection: &AsyncPgConnection, entries: &[&Entry]) -> Result<Reaches, Failure> {
+    let (places, names) = names(entries);
+    let rows = if places.is_empty() {
+        Vec::new()
+    } else {
+        ReadReaches { places: &places, names: &names }.get_results(&mut connection).await?
+    };
+    Ok(Reaches::of(entries, rows))
+}
+
 /// The inbox columns of new deliveries, and those of events that wait in the inbox already.
-fn event_columns<'a>(entries: &[&'a Entry], users: &Users) -> (EventColumns<'a>, EventColumns<'a>) {
+fn event_columns<'a>(entries: &[&'a Entry], reaches: &Reaches) -> (EventColumns<'a>, EventColumns<'a>) {
     let (mut fresh, mut waiting) = (EventColumns::default(), EventColumns::default());
-    for entry in entries {
+    for (index, entry) in entries.iter().enumerate() {
         if let Some(event) = entry.event() {
             let columns = if is_retry(entry) { &mut waiting } else { &mut fresh };
-            columns.push(users.place(entry.user()), entry, event);
+            columns.push(held_place(entry, index), entry, event, reaches.only_user(index));
         }
     }
     (fresh, waiting)
@@ -115,38 +140,49 @@ struct Opened {
     /// Events that nobody had before.
     first: Vec<String>,
     accounts: Vec<AccountRow>,
+    objects: Vec<ObjectRow>,
     owners: Vec<OwnerRow>,
+    reaches: Reaches,
 }
 
-/// The first round trip.
+/// The first round trip; `events` are new deliveries, and those that wait in the inbox.
 async fn open(
     connection: &AsyncPgConnection,
+    entries: &[&Entry],
     users: &Users,
+    reaches: &Reaches,
     subjects: &Subjects<'_>,
-    fresh: &EventColumns<'_>,
-    waiting: &EventColumns<'_>,
+    events: (&EventColumns<'_>, &EventColumns<'_>),
     locks: Locks,
 ) -> Result<Opened, Failure> {
-    let (mut a, mut b, mut c, mut d, mut e) = (connection, connection, connection, connection, connection);
-    let keys = users.keys.as_slice();
+    let (mut a, mut b, mut c, mut d, mut e, mut f) =
+        (connection, connection, connection, connection, connection, connection);
+    let columns = LockColumns::of(entries, reaches);
+    let (places, keys, shared) = (&*columns.places, &*columns.keys, &*columns.shared);
     let lock = async {
         match locks {
-            Locks::Try => TryLocks { keys }.get_results(&mut b).await,
-            Locks::Wait => WaitLocks { keys }.get_results(&mut b).await,
+            Locks::Try => TryLocks { places, keys, shared }.get_results(&mut b).await,
+            Locks::Wait => WaitLocks { places, keys, shared }.get_results(&mut b).await,
         }
     };
+    let (fresh, waiting) = events;
     let insert = insert_events(fresh);
-    let read = ReadAccounts { users: &users.ids };
-    let owners = async {
+    let accounts = ReadAccounts { users: &users.ids };
+    let named: Vec<&str> = named(entries).into_iter().collect();
+    let objects = ReadObjects { users: &users.ids, names: &named };
+    let read = try_join(accounts.get_results(&mut d), objects.get_results(&mut f));
+    let again = async {
         if subjects.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), read_reaches(connection, entries).await?));
         }
         let (subscriptions, customers) = subjects.columns();
-        ReadOwners { subscriptions: &subscriptions, customers: &customers }.get_results(&mut e).await
+        let owners = ReadOwners { subscriptions: &subscriptions, customers: &customers };
+        try_join(owners.get_results(&mut e).map_err(Failure::from), read_reaches(connection, entries)).await
     };
-    let (begin, insert, read) = (a.batch_execute("BEGIN"), insert.get_results(&mut c), read.get_results(&mut d));
-    let ((), held, mut first, accounts, owners): ((), Vec<String>, Vec<String>, Vec<AccountRow>, Vec<OwnerRow>) =
-        try_join5(begin, lock, insert, read, owners).await?;
+    let begin = a.batch_execute("BEGIN");
+    let first = try_join4(begin, lock, insert.get_results(&mut c), read).map_err(Failure::from);
+    let (((), held, mut first, (accounts, objects)), (owners, reaches)) = try_join(first, again).await?;
+    let held: Vec<String> = held;
     if !waiting.ids.is_empty() {
         let mut again = connection;
         let claimed: Vec<String> = claim_events(waiting).get_results(&mut again).await?;
@@ -154,13 +190,13 @@ async fn open(
     }
     let held =
         held.iter().flat_map(|list| list.trim_matches(['{', '}']).split(',')).filter_map(|i| i.parse().ok()).collect();
-    Ok(Opened { held, first, accounts, owners })
+    Ok(Opened { held, first, accounts, objects, owners, reaches })
 }
 
 /// Deals with events that the inbox had already: gives those that were claimed, and those that wait.
 async fn settle_known<'a>(
     mut connection: &AsyncPgConnection,
-    users: &Users,
+    reaches: &Reaches,
     redelivered: &Redelivered<'a>,
 ) -> Result<(Vec<String>, HashSet<&'a str>), Failure> {
     if redelivered.is_empty() {
@@ -175,8 +211,8 @@ async fn settle_known<'a>(
     let mut claimed = Vec::new();
     if !known.ignored.is_empty() {
         let mut columns = EventColumns::default();
-        for (entry, event) in &known.ignored {
-            columns.push(users.place(entry.user()), entry, event);
+        for (index, entry, event) in &known.ignored {
+            columns.push(held_place(entry, *index), entry, event, reaches.only_user(*index));
         }
         claimed = claim_events(&columns).get_results(&mut connection).await?;
     }
@@ -187,9 +223,10 @@ async fn settle_known<'a>(
 async fn close(
     connection: &AsyncPgConnection,
     writes: &WriteColumns<'_>,
+    learnt: &ObjectColumns<'_>,
     corrections: &[Correction<'_>],
 ) -> Result<(), Failure> {
-    let (mut a, mut b, mut c) = (connection, connection, connection);
+    let (mut a, mut b, mut c, mut d) = (connection, connection, connection, connection);
     let correct = async {
         if corrections.is_empty() {
             return Ok(());
@@ -210,8 +247,15 @@ async fn close(
         let _: Vec<i64> = write_accounts(writes).get_results(&mut b).await.map_err(|error| before_commit(&error))?;
         Ok(())
     };
+    let learn = async {
+        if learnt.ids.is_empty() {
+            return Ok(());
+        }
+        let _: Vec<i32> = write_objects(learnt).get_results(&mut d).await.map_err(|error| before_commit(&error))?;
+        Ok(())
+    };
     let commit = async { c.batch_execute("COMMIT").await.map_err(|_| Failure::InDoubt) };
-    try_join3(correct, write, commit).await.map(|_| ())
+    try_join4(correct, write, learn, commit).await.map(|_| ())
 }
 
 /// What it means that a statement failed with `COMMIT` pipelined behind it: refused by the server, the transaction is aborted
@@ -254,6 +298,15 @@ fn insert_events<'a>(columns: &'a EventColumns<'a>) -> InsertEvents<'a> {
     }
 }
 
+fn write_objects<'a>(columns: &'a ObjectColumns<'a>) -> WriteObjects<'a> {
+    WriteObjects {
+        ids: &columns.ids,
+        parents: &columns.parents,
+        period_ends: &columns.period_ends,
+        facts: &columns.facts,
+    }
+}
+
 fn write_accounts<'a>(columns: &'a WriteColumns<'a>) -> WriteAccounts<'a> {
     WriteAccounts {
         new_users: &columns.new_users,
@@ -263,6 +316,7 @@ fn write_accounts<'a>(columns: &'a WriteColumns<'a>) -> WriteAccounts<'a> {
         source_kinds: &columns.source_kinds,
         source_ids: &columns.source_ids,
         statuses: &columns.statuses,
+        reported_statuses: &columns.reported_statuses,
         period_ends: &columns.period_ends,
         reported_ats: &columns.reported_ats,
         sessions: &columns.sessions,
@@ -273,6 +327,17 @@ fn write_accounts<'a>(columns: &'a WriteColumns<'a>) -> WriteAccounts<'a> {
         state_levels: &columns.state_levels,
         state_ends: &columns.state_ends,
         state_versions: &columns.state_versions,
+        state_quantities: &columns.state_quantities,
+        past_users: &columns.past_users,
+        past_versions: &columns.past_versions,
+        past_levels: &columns.past_levels,
+        past_ends: &columns.past_ends,
+        past_quantities: &columns.past_quantities,
+        past_causes: &columns.past_causes,
+        past_events: &columns.past_events,
+        past_operators: &columns.past_operators,
+        past_reasons: &columns.past_reasons,
+        past_sources: &columns.past_sources,
         expired_sessions: &columns.expired_sessions,
     }
 }

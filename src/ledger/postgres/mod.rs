@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod connection;
+mod history;
 mod inbox;
 mod lane;
 mod migrate;
@@ -27,15 +28,15 @@ use self::{
     lane::PostgresLane,
 };
 use super::{
-    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
-    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+    MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
     entitlement::Entitlement,
     event::ParkReason,
     grant::Grant,
-    id::{SessionId, UserId},
+    id::{CustomerId, SessionId, UserId},
     level::Level,
     live::LiveCatalogue,
     plan::Catalogue,
@@ -117,6 +118,10 @@ impl Ledger for PostgresLedger {
         read::grants(&self.pool, user).await
     }
 
+    async fn history(&self, user: UserId, before: Option<u64>, limit: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        history::entries(&self.pool, user, before, limit).await
+    }
+
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError> {
         read::owner(&self.pool, subject).await
     }
@@ -179,12 +184,26 @@ impl Ledger for PostgresLedger {
         upkeep::session(&self.pool, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.pool, user, key_hash, wish).await
+    async fn session_opened_by(&self, user: UserId, key: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        upkeep::session_opened_by(&self.pool, user, key).await
     }
 
-    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
-        upkeep::fail_key(&self.pool, user, key_hash, attempt).await
+    async fn customer(&self, user: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        upkeep::customer(&self.pool, user).await
+    }
+
+    async fn claim_key(
+        &self,
+        user: UserId,
+        key_hash: [u8; 32],
+        wish: &str,
+        attempt: u32,
+    ) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.pool, user, key_hash, wish, attempt).await
+    }
+
+    async fn move_key(&self, user: UserId, key_hash: [u8; 32], from: u32, to: u32) -> Result<(), LedgerError> {
+        upkeep::move_key(&self.pool, user, key_hash, from, to).await
     }
 
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {

@@ -72,6 +72,7 @@ struct StateRow {
     level: String,
     expires_at: Option<DateTime<Utc>>,
     version: i64,
+    quantity: i32,
     changed_at: DateTime<Utc>,
 }
 
@@ -97,7 +98,7 @@ pub(super) async fn changed_between(
         .into_iter()
         .map(|row| ChangedState {
             user: row.user_id.into(),
-            entitlement: read_entitlement(&row.level, row.expires_at, row.version),
+            entitlement: read_entitlement(&row.level, row.expires_at, row.version, row.quantity),
             changed_at: row.changed_at,
         })
         .collect())

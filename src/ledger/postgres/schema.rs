@@ -19,6 +19,24 @@ diesel::table! {
         state -> Text,
         expires_at -> Timestamptz,
         created_at -> Timestamptz,
+        url -> Nullable<Text>,
+        opened_by -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    entitlement_history (user_id, version) {
+        user_id -> Uuid,
+        version -> Int8,
+        level -> Text,
+        expires_at -> Nullable<Timestamptz>,
+        quantity -> Int4,
+        changed_at -> Timestamptz,
+        cause -> Text,
+        event_id -> Nullable<Text>,
+        operator -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        source -> Nullable<Text>,
     }
 }
 
@@ -29,6 +47,7 @@ diesel::table! {
         expires_at -> Nullable<Timestamptz>,
         version -> Int8,
         changed_at -> Timestamptz,
+        quantity -> Int4,
     }
 }
 

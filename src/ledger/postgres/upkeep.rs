@@ -20,7 +20,7 @@ use super::{
 };
 use crate::domain::{
     event::ParkReason,
-    id::{SessionId, UserId},
+    id::{CustomerId, SessionId, UserId},
 };
 
 /// A replica that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
@@ -28,14 +28,17 @@ use crate::domain::{
 const INSTANCE_KEPT: &str = "1 day";
 
 /// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users a second after they are
-/// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart.
+/// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart. What waits for the owner of its
+/// subscription is due once that has been bought since the last try, give or take what a transaction may last.
 pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
     let take = diesel::sql_query(
         "UPDATE stripe_events AS e SET attempts = e.attempts + 1, processed_at = now() \
          FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
-                 p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
+                 (p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
                    CASE p.reason WHEN 'unknown_user' THEN interval '1 second' ELSE interval '30 seconds' END, \
-                   interval '1 hour') AND \
+                   interval '1 hour') OR p.reason = 'unknown_owner' AND EXISTS (\
+                   SELECT 1 FROM user_entitlements AS g WHERE g.source_kind = 'subscription' AND g.source_id = p.object_id AND \
+                     g.created_at > p.processed_at - interval '10 seconds')) AND \
                  (p.reason IS DISTINCT FROM 'unknown_user' OR EXISTS (SELECT 1 FROM users AS u WHERE u.id = p.user_id)) \
                ORDER BY p.processed_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due \
          WHERE e.id = due.id RETURNING e.id, e.payload",
@@ -62,6 +65,16 @@ struct SessionRow {
     interval: Option<String>,
     state: String,
     expires_at: DateTime<Utc>,
+    url: Option<String>,
+    opened_by: Option<String>,
+}
+
+impl SessionRow {
+    fn record(self) -> Option<SessionRecord> {
+        let Self { id, user_id, level, interval, state, expires_at, url, opened_by } = self;
+        let record = account::session(&id, user_id, &level, interval.as_deref(), &state, expires_at)?;
+        Some(SessionRecord { url, opened_by, ..record })
+    }
 }
 
 pub(super) async fn record_session(pool: &Pool, session: &SessionRecord) -> Result<(), LedgerError> {
@@ -72,6 +85,8 @@ pub(super) async fn record_session(pool: &Pool, session: &SessionRecord) -> Resu
         interval: session.interval.map(|interval| interval.as_str().to_owned()),
         state: "open".to_owned(),
         expires_at: session.expires_at,
+        url: session.url.clone(),
+        opened_by: session.opened_by.clone(),
     };
     let insert = diesel::insert_into(checkout_sessions::table).values(&row).on_conflict_do_nothing();
     pool.run(async |connection| insert.execute(connection).await).await?;
@@ -90,9 +105,43 @@ pub(super) async fn session(pool: &Pool, user: UserId, id: &SessionId) -> Result
                 .optional()
         })
         .await?;
-    Ok(row.and_then(|row| {
-        account::session(&row.id, row.user_id, &row.level, row.interval.as_deref(), &row.state, row.expires_at)
-    }))
+    Ok(row.and_then(SessionRow::record))
+}
+
+pub(super) async fn session_opened_by(
+    pool: &Pool,
+    user: UserId,
+    key: &str,
+) -> Result<Option<SessionRecord>, LedgerError> {
+    let row: Option<SessionRow> = pool
+        .run(async |connection| {
+            checkout_sessions::table
+                .filter(checkout_sessions::user_id.eq(user.uuid()))
+                .filter(checkout_sessions::opened_by.eq(key))
+                .select(SessionRow::as_select())
+                .first(connection)
+                .await
+                .optional()
+        })
+        .await?;
+    Ok(row.and_then(SessionRow::record))
+}
+
+#[derive(diesel::QueryableByName)]
+struct CustomerRow {
+    #[diesel(sql_type = Text)]
+    customer: String,
+}
+
+pub(super) async fn customer(pool: &Pool, user: UserId) -> Result<Option<CustomerId>, LedgerError> {
+    let newest = diesel::sql_query(
+        "SELECT g.customer FROM user_entitlements AS g WHERE g.user_id = $1 AND g.customer IS NOT NULL AND \
+           NOT EXISTS (SELECT 1 FROM user_entitlements AS o WHERE o.customer = g.customer AND o.user_id <> g.user_id) \
+         ORDER BY (g.expires_at > now()) DESC, g.reported_at DESC NULLS LAST LIMIT 1",
+    )
+    .bind::<diesel::sql_types::Uuid, _>(user.uuid());
+    let row: Option<CustomerRow> = pool.run(async |connection| newest.get_result(connection).await.optional()).await?;
+    Ok(row.and_then(|row| CustomerId::parse(&row.customer).ok()))
 }
 
 pub(super) async fn claim_key(
@@ -100,6 +149,7 @@ pub(super) async fn claim_key(
     user: UserId,
     key_hash: [u8; 32],
     wish: &str,
+    attempt: u32,
 ) -> Result<KeyClaim, LedgerError> {
     let insert = diesel::insert_into(checkout_keys::table)
         .values((
@@ -107,6 +157,7 @@ pub(super) async fn claim_key(
             checkout_keys::key_hash.eq(key_hash.as_slice()),
             // The level, and the interval if it is not the default one: see billing.
             checkout_keys::level.eq(wish),
+            checkout_keys::attempt.eq(account::attempt(attempt)),
         ))
         .on_conflict_do_nothing();
     let claim = checkout_keys::table
@@ -121,13 +172,17 @@ pub(super) async fn claim_key(
     Ok(account::key_claim(wish, attempt))
 }
 
-pub(super) async fn fail_key(pool: &Pool, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
-    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX - 1);
-    // Only the attempt that failed moves on: two failures of one attempt are one.
-    let update = diesel::update(
-        checkout_keys::table.find((user.uuid(), key_hash.as_slice())).filter(checkout_keys::attempt.eq(attempt)),
-    )
-    .set(checkout_keys::attempt.eq(attempt + 1));
+pub(super) async fn move_key(
+    pool: &Pool,
+    user: UserId,
+    key_hash: [u8; 32],
+    from: u32,
+    to: u32,
+) -> Result<(), LedgerError> {
+    // Only from where it was seen: two failures of one attempt are one.
+    let seen = checkout_keys::attempt.eq(account::attempt(from));
+    let update = diesel::update(checkout_keys::table.find((user.uuid(), key_hash.as_slice())).filter(seen))
+        .set(checkout_keys::attempt.eq(account::attempt(to)));
     pool.run(async |connection| update.execute(connection).await).await?;
     Ok(())
 }

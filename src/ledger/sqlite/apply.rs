@@ -10,19 +10,22 @@ use diesel::{
     result::{DatabaseErrorKind, Error as DieselError},
     sqlite::SqliteConnection,
 };
+use uuid::Uuid;
 
 use super::{
     super::{
         Entry, LedgerError,
-        account::{AccountRow, Loaded, load, snapshots},
+        account::{AccountRow, Loaded, load, quantity, snapshots, standing, version},
         batch::{EventRow, OwnerRow, Subjects, Users, is_retry},
-        decide::{Decided, Inbox, Known, Slot, decide, redelivered},
+        decide::{Decided, Found, Inbox, Known, Slot, decide, redelivered},
         halving::{Failure, Halving},
+        reach::Reaches,
     },
     connection::{Loan, classify, micros, moment},
+    money,
     statements::{
         AccountColumns, ClaimEvent, CorrectEvent, ExpireSession, FindEvent, InsertEvent, InsertUser, ReadAccount,
-        ReadOwner, WakeEvent, WriteGrant, WriteState,
+        ReadOwner, WakeEvent, WriteGrant, WriteHistory, WriteState,
     },
 };
 use crate::domain::{
@@ -31,7 +34,7 @@ use crate::domain::{
     plan::Catalogue,
 };
 
-fn aborted(error: DieselError) -> Failure {
+pub(super) fn aborted(error: DieselError) -> Failure {
     Failure::Aborted(classify(&error))
 }
 
@@ -80,21 +83,23 @@ fn transact(loan: &mut Loan, entries: &[&Entry], catalogue: &Catalogue) -> Resul
 
 fn write(connection: &mut SqliteConnection, entries: &[&Entry], catalogue: &Catalogue) -> Result<Vec<Slot>, Failure> {
     let now = super::connection::now();
-    let users = Users::of(entries);
+    let reaches = money::reaches(connection, entries).map_err(aborted)?;
+    let users = Users::of(entries, &reaches);
     let mut first = HashSet::new();
-    for (entry, event) in entries.iter().filter_map(|entry| entry.event().map(|event| (*entry, event))) {
+    for (index, entry) in entries.iter().enumerate() {
+        let Some(event) = entry.event() else { continue };
         let enter = if is_retry(entry) { claim } else { record };
-        if enter(connection, entry, event, now).map_err(aborted)? {
+        if enter(connection, (entry, event, reaches.only_user(index)), now).map_err(aborted)? {
             first.insert(event.id.as_str());
         }
     }
-    let waiting = settle_known(connection, entries, &mut first, now).map_err(aborted)?;
+    let waiting = settle_known(connection, entries, &reaches, &mut first, now).map_err(aborted)?;
     let names: Vec<String> = users.ids.iter().map(ToString::to_string).collect();
     let mut rows = Vec::with_capacity(names.len());
     for (place, name) in (1..).zip(&names) {
         rows.extend(account(connection, place, name, now).map_err(aborted)?);
     }
-    let mut accounts = load(users.ids.len(), rows);
+    let accounts = load(users.ids.len(), rows);
     let subjects = Subjects::of(entries);
     let mut owners = Vec::new();
     let (subscriptions, customers) = subjects.columns();
@@ -102,23 +107,27 @@ fn write(connection: &mut SqliteConnection, entries: &[&Entry], catalogue: &Cata
         owners.extend(owner(connection, place, subscription, customer).map_err(aborted)?);
     }
     subjects.check(entries, &owners, |_| true)?;
-    let inbox = Inbox { first, waiting };
-    let decided = decide(entries, &users, |_| true, &inbox, &mut accounts, catalogue, true)?;
-    for (name, account) in names.iter().zip(&accounts).filter(|(_, account)| account.changed) {
+    let money = money::read(connection, entries, &accounts)?;
+    let mut found = Found { inbox: Inbox { first, waiting }, accounts, money };
+    let decided = decide(entries, &users, |_| true, &mut found, catalogue, true)?;
+    for (name, account) in names.iter().zip(&found.accounts).filter(|(_, account)| account.changed) {
         write_account(connection, name, account, now)?;
     }
+    money::write(connection, &found.money)?;
     correct(connection, &decided).map_err(aborted)?;
     Ok(decided.slots)
 }
 
+/// An entry with its event, and the user whom it turned out to be about if it names none.
+type Arrival<'a> = (&'a Entry, &'a EventRecord, Option<Uuid>);
+
 /// Writes an event into the inbox. Whether nobody had it before.
 fn record(
     connection: &mut SqliteConnection,
-    entry: &Entry,
-    event: &EventRecord,
+    (entry, event, reached): Arrival<'_>,
     now: DateTime<Utc>,
 ) -> QueryResult<bool> {
-    let row = EventRow::of(entry, event);
+    let row = EventRow::of(entry, event, reached);
     let user = row.user.map(|user| user.to_string());
     let insert = InsertEvent {
         id: row.id,
@@ -141,11 +150,10 @@ fn record(
 /// Claims an event that waits in the inbox. Whether it is ours to apply.
 fn claim(
     connection: &mut SqliteConnection,
-    entry: &Entry,
-    event: &EventRecord,
+    (entry, event, reached): Arrival<'_>,
     now: DateTime<Utc>,
 ) -> QueryResult<bool> {
-    let row = EventRow::of(entry, event);
+    let row = EventRow::of(entry, event, reached);
     let user = row.user.map(|user| user.to_string());
     let claim = ClaimEvent {
         now: micros(now),
@@ -161,6 +169,7 @@ fn claim(
 fn settle_known<'a>(
     connection: &mut SqliteConnection,
     entries: &[&'a Entry],
+    reaches: &Reaches,
     first: &mut HashSet<&'a str>,
     now: DateTime<Utc>,
 ) -> QueryResult<HashSet<&'a str>> {
@@ -173,8 +182,8 @@ fn settle_known<'a>(
     for id in &known.parked {
         WakeEvent { id }.execute(connection)?;
     }
-    for (entry, event) in &known.ignored {
-        if claim(connection, entry, event, now)? {
+    for (index, entry, event) in &known.ignored {
+        if claim(connection, (entry, event, reaches.only_user(*index)), now)? {
             first.insert(event.id.as_str());
         }
     }
@@ -202,9 +211,27 @@ pub(super) fn account(
 ) -> QueryResult<Vec<AccountRow>> {
     let rows: Vec<AccountColumns> = ReadAccount { user }.get_results(connection)?;
     let row = |row: AccountColumns| {
-        let (exists, level, end, version, source, grant_level, status, period_end, reported_at, e, s, p, c, all) = row;
+        let (exists, level, end, version, n, source, grant_level, status, period_end, reported_at, e, s, p, c, all) =
+            row;
         let (end, period_end, reported_at) = (end.map(moment), period_end.map(moment), reported_at.map(moment));
-        (place, now, exists, level, end, version, source, grant_level, status, period_end, reported_at, e, s, p, c, all)
+        (
+            place,
+            now,
+            exists,
+            level,
+            end,
+            (version, n),
+            source,
+            grant_level,
+            status,
+            period_end,
+            reported_at,
+            e,
+            s,
+            p,
+            c,
+            all,
+        )
     };
     Ok(rows.into_iter().map(row).collect())
 }
@@ -221,13 +248,15 @@ fn write_account(
     }
     for grant in account.touched_grants() {
         let snapshots = snapshots(grant).map_err(Failure::Aborted)?;
+        let (standing, reported_status) = standing(grant);
         let write = WriteGrant {
             user,
             level: grant.level.as_str(),
             event: grant.event.as_ref().map(EventId::as_str),
             source_kind: grant.source.kind.as_str(),
             source_id: &grant.source.id,
-            status: grant.status.as_str(),
+            status: standing,
+            reported_status,
             period_end: micros(grant.period_end),
             reported_at: micros(grant.reported_at),
             session: grant.session.as_ref().map(SessionId::as_str),
@@ -247,16 +276,35 @@ fn write_account(
         }
     }
     let state = &account.account.entitlement;
+    let changed_at = micros(super::connection::now());
     let write = WriteState {
         user,
         level: state.level.as_str(),
         expires_at: state.expires_at.map(micros),
-        version: i64::try_from(state.version).unwrap_or(i64::MAX),
-        changed_at: micros(super::connection::now()),
+        version: version(state),
+        quantity: quantity(state),
+        changed_at,
     };
     if write.execute(connection).map_err(aborted)? == 0 {
         let refused = LedgerError::Refused { sqlstate: "-".into(), constraint: "a version that does not grow".into() };
         return Err(Failure::Aborted(refused));
+    }
+    for row in &account.history {
+        let source = row.source.as_ref().map(ToString::to_string);
+        let write = WriteHistory {
+            user,
+            version: version(&row.entitlement),
+            level: row.entitlement.level.as_str(),
+            expires_at: row.entitlement.expires_at.map(micros),
+            quantity: quantity(&row.entitlement),
+            changed_at,
+            cause: row.cause,
+            event: row.event.as_ref().map(EventId::as_str),
+            operator: row.operator(),
+            reason: row.reason(),
+            source: source.as_deref(),
+        };
+        write.execute(connection).map_err(aborted)?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{super::LedgerError, Limits};
+use crate::clock;
 
 /// Tells a file from another one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +242,7 @@ pub(super) fn moment(micros: i64) -> DateTime<Utc> {
 
 /// The clock, as exact as the file is. This machine's: there is no other.
 pub(super) fn now() -> DateTime<Utc> {
-    moment(micros(Utc::now()))
+    moment(micros(clock::now()))
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@
 //! Backup and restore).
 //!
 //! `open` makes the file ready, `connection` lends connections, `statements` holds the hot SQL, `apply` is the one write transaction,
-//! `lane` takes batches, `read` and `upkeep` are everything else.
+//! `money` reads and writes what it knows of payments, `lane` takes batches, `read` and `upkeep` are everything else.
 
 mod apply;
 mod connection;
+mod history;
 mod inbox;
 mod lane;
+mod money;
 mod open;
 mod read;
 mod schema;
@@ -36,15 +38,15 @@ use uuid::Uuid;
 pub use self::open::{OpenError, Problem};
 use self::{connection::Pool, lane::SqliteLane};
 use super::{
-    ChangedState, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, MigrationReport,
-    ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
+    MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
     entitlement::Entitlement,
     event::ParkReason,
     grant::Grant,
-    id::{SessionId, UserId},
+    id::{CustomerId, SessionId, UserId},
     level::Level,
     live::LiveCatalogue,
 };
@@ -196,6 +198,10 @@ impl Ledger for SqliteLedger {
         read::account(&self.shared.readers, user).await.map(|loaded| loaded.account.grants)
     }
 
+    async fn history(&self, user: UserId, before: Option<u64>, limit: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
+        history::entries(&self.shared.readers, user, before, limit).await
+    }
+
     async fn owner(&self, subject: &Subject) -> Result<Owner, LedgerError> {
         read::owner(&self.shared.readers, subject).await
     }
@@ -258,12 +264,26 @@ impl Ledger for SqliteLedger {
         upkeep::session(&self.shared.readers, user, id).await
     }
 
-    async fn claim_key(&self, user: UserId, key_hash: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        upkeep::claim_key(&self.shared.writer, user, key_hash, wish).await
+    async fn session_opened_by(&self, user: UserId, key: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        upkeep::session_opened_by(&self.shared.readers, user, key).await
     }
 
-    async fn fail_key(&self, user: UserId, key_hash: [u8; 32], attempt: u32) -> Result<(), LedgerError> {
-        upkeep::fail_key(&self.shared.writer, user, key_hash, attempt).await
+    async fn customer(&self, user: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        upkeep::customer(&self.shared.readers, user).await
+    }
+
+    async fn claim_key(
+        &self,
+        user: UserId,
+        key_hash: [u8; 32],
+        wish: &str,
+        attempt: u32,
+    ) -> Result<KeyClaim, LedgerError> {
+        upkeep::claim_key(&self.shared.writer, user, key_hash, wish, attempt).await
+    }
+
+    async fn move_key(&self, user: UserId, key_hash: [u8; 32], from: u32, to: u32) -> Result<(), LedgerError> {
+        upkeep::move_key(&self.shared.writer, user, key_hash, from, to).await
     }
 
     async fn beat(&self, instance: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {

@@ -56,6 +56,7 @@ struct StateRow {
     level: String,
     expires_at: Option<i64>,
     version: i64,
+    quantity: i32,
     changed_at: i64,
 }
 
@@ -77,7 +78,7 @@ pub(super) async fn changed_between(
         .filter_map(|row| {
             Some(ChangedState {
                 user: UserId::parse(&row.user_id).ok()?,
-                entitlement: entitlement(&row.level, row.expires_at.map(moment), row.version),
+                entitlement: entitlement(&row.level, row.expires_at.map(moment), row.version, row.quantity),
                 changed_at: moment(row.changed_at),
             })
         })

@@ -19,6 +19,24 @@ diesel::table! {
         state -> Text,
         expires_at -> BigInt,
         created_at -> BigInt,
+        url -> Nullable<Text>,
+        opened_by -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    entitlement_history (user_id, version) {
+        user_id -> Text,
+        version -> BigInt,
+        level -> Text,
+        expires_at -> Nullable<BigInt>,
+        quantity -> Integer,
+        changed_at -> BigInt,
+        cause -> Text,
+        event_id -> Nullable<Text>,
+        operator -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        source -> Nullable<Text>,
     }
 }
 
@@ -29,6 +47,7 @@ diesel::table! {
         expires_at -> Nullable<BigInt>,
         version -> BigInt,
         changed_at -> BigInt,
+        quantity -> Integer,
     }
 }
 

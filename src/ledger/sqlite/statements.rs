@@ -2,7 +2,7 @@
 //! [`ReadAccount`].
 
 use diesel::{
-    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
 
@@ -79,12 +79,13 @@ statement! {
 statement! {
     /// Everything about a user: one row per grant, or one without.
     ReadAccount -> (
-        Bool, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
+        Bool, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<BigInt>, Nullable<BigInt>,
         Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>,
     ) {
-        "SELECT x.id IS NOT NULL, s.level, s.expires_at, s.version, \
-           g.source_kind || ':' || g.source_id, g.entitlement_level, g.status, g.period_end, g.reported_at, \
+        "SELECT x.id IS NOT NULL, s.level, s.expires_at, s.version, s.quantity, \
+           g.source_kind || ':' || g.source_id, g.entitlement_level, \
+           coalesce(g.reported_status || ' ' || g.status, g.status), g.period_end, g.reported_at, \
            g.stripe_event_id, g.checkout_session, g.payment_intent, g.customer, g.snapshots \
          FROM (SELECT ", user: &'a str as Text;
         " AS id) AS u \
@@ -105,6 +106,43 @@ statement! {
 }
 
 statement! {
+    /// Who depends on an object.
+    ReadDependents -> Text {
+        "SELECT user_id FROM user_entitlements AS g, (SELECT ", id: &'a str as Text;
+        " AS id) AS o WHERE (g.source_kind = 'subscription' AND g.source_id = o.id) OR g.payment_intent = o.id OR g.customer = o.id";
+    }
+}
+
+statement! {
+    /// What is known of an object.
+    ReadObject -> (Text, Nullable<Text>, Nullable<BigInt>, Text) {
+        "SELECT id, parent, period_end, facts FROM stripe_objects WHERE id = ", id: &'a str as Text;
+        "";
+    }
+}
+
+statement! {
+    /// What is below an object: of a subscription the invoices of the newest paid period, of an invoice its payments.
+    ReadObjectsBelow -> Text {
+        "SELECT o.id FROM stripe_objects AS o, (SELECT ", id: &'a str as Text;
+        " AS id) AS p WHERE o.parent = p.id AND (o.period_end IS NULL \
+           OR o.period_end = (SELECT max(n.period_end) FROM stripe_objects AS n WHERE n.parent = p.id))";
+    }
+}
+
+statement! {
+    /// Writes what was learnt of an object.
+    WriteObject -> () {
+        "INSERT INTO stripe_objects AS o (id, parent, period_end, facts) VALUES (", id: &'a str as Text;
+        ", ", parent: Option<&'a str> as Nullable<Text>;
+        ", ", period_end: Option<i64> as Nullable<BigInt>;
+        ", ", facts: &'a str as Text;
+        ") ON CONFLICT (id) DO UPDATE SET parent = coalesce(o.parent, excluded.parent), period_end = excluded.period_end, \
+           facts = excluded.facts";
+    }
+}
+
+statement! {
     /// Adds a user.
     InsertUser -> () {
         "INSERT INTO users (id, created_at) VALUES (", id: &'a str as Text;
@@ -117,7 +155,7 @@ statement! {
     /// Writes a grant. Changes no row if its business key belongs to another user.
     WriteGrant -> () {
         "INSERT INTO user_entitlements AS g (user_id, entitlement_level, stripe_event_id, source_kind, source_id, status, \
-           period_end, reported_at, checkout_session, payment_intent, customer, snapshots, created_at, updated_at, expires_at) \
+           reported_status, period_end, reported_at, checkout_session, payment_intent, customer, snapshots, created_at, updated_at, expires_at) \
          SELECT n.*, n.now, CASE WHEN n.status = 'active' THEN n.period_end ELSE n.now END \
          FROM (SELECT ", user: &'a str as Text;
         " AS user_id, ", level: &'a str as Text;
@@ -125,7 +163,8 @@ statement! {
         " AS event, ", source_kind: &'a str as Text;
         " AS source_kind, ", source_id: &'a str as Text;
         " AS source_id, ", status: &'a str as Text;
-        " AS status, ", period_end: i64 as BigInt;
+        " AS status, ", reported_status: Option<&'a str> as Nullable<Text>;
+        " AS reported_status, ", period_end: i64 as BigInt;
         " AS period_end, ", reported_at: i64 as BigInt;
         " AS reported_at, ", session: Option<&'a str> as Nullable<Text>;
         " AS session, ", payment_intent: Option<&'a str> as Nullable<Text>;
@@ -135,7 +174,7 @@ statement! {
         " AS now) AS n WHERE true \
          ON CONFLICT (source_kind, source_id) DO UPDATE SET \
            entitlement_level = excluded.entitlement_level, stripe_event_id = excluded.stripe_event_id, \
-           status = excluded.status, period_end = excluded.period_end, reported_at = excluded.reported_at, \
+           status = excluded.status, reported_status = excluded.reported_status, period_end = excluded.period_end, reported_at = excluded.reported_at, \
            checkout_session = excluded.checkout_session, payment_intent = excluded.payment_intent, \
            customer = excluded.customer, snapshots = excluded.snapshots, updated_at = excluded.updated_at, \
            expires_at = CASE WHEN excluded.status = 'active' THEN excluded.period_end ELSE g.created_at END \
@@ -146,14 +185,34 @@ statement! {
 statement! {
     /// Writes a state. Changes no row if its version does not grow.
     WriteState -> () {
-        "INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, changed_at) VALUES (",
+        "INSERT INTO entitlement_state AS s (user_id, level, expires_at, version, quantity, changed_at) VALUES (",
             user: &'a str as Text;
         ", ", level: &'a str as Text;
         ", ", expires_at: Option<i64> as Nullable<BigInt>;
         ", ", version: i64 as BigInt;
+        ", ", quantity: i32 as Integer;
         ", ", changed_at: i64 as BigInt;
         ") ON CONFLICT (user_id) DO UPDATE SET level = excluded.level, expires_at = excluded.expires_at, \
-           version = excluded.version, changed_at = excluded.changed_at WHERE s.version < excluded.version";
+           version = excluded.version, quantity = excluded.quantity, changed_at = excluded.changed_at WHERE s.version < excluded.version";
+    }
+}
+
+statement! {
+    /// Remembers how a state changed.
+    WriteHistory -> () {
+        "INSERT INTO entitlement_history (user_id, version, level, expires_at, quantity, changed_at, cause, event_id, operator, \
+           reason, source) VALUES (", user: &'a str as Text;
+        ", ", version: i64 as BigInt;
+        ", ", level: &'a str as Text;
+        ", ", expires_at: Option<i64> as Nullable<BigInt>;
+        ", ", quantity: i32 as Integer;
+        ", ", changed_at: i64 as BigInt;
+        ", ", cause: &'a str as Text;
+        ", ", event: Option<&'a str> as Nullable<Text>;
+        ", ", operator: Option<&'a str> as Nullable<Text>;
+        ", ", reason: Option<&'a str> as Nullable<Text>;
+        ", ", source: Option<&'a str> as Nullable<Text>;
+        ")";
     }
 }
 
@@ -171,6 +230,7 @@ pub(super) type AccountColumns = (
     Option<String>,
     Option<i64>,
     Option<i64>,
+    Option<i32>,
     Option<String>,
     Option<String>,
     Option<String>,

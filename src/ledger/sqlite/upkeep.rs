@@ -20,20 +20,24 @@ use super::{
 };
 use crate::domain::{
     event::ParkReason,
-    id::{SessionId, UserId},
+    id::{CustomerId, SessionId, UserId},
 };
 
 /// A process that has been silent for this long is forgotten even if nobody took its left-overs: a day outlives every cached
 /// value.
 const INSTANCE_KEPT: TimeDelta = TimeDelta::days(1);
 
-/// Takes events that are due, counting the try: 30 s after the last one, then a minute, two, …; at most an hour apart.
+/// Takes events that are due, counting the try: 30 s after the last one, then a minute, two, …; at most an hour apart. What waits for the
+/// owner of its subscription is due once that has been bought since the last try.
 pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
     let take = diesel::sql_query(
         "UPDATE stripe_events SET attempts = attempts + 1, processed_at = ?1 WHERE id IN (\
-           SELECT id FROM stripe_events WHERE outcome = 'parked' AND payload IS NOT NULL AND \
-             processed_at < ?1 - min(30000000 << (min(attempts, 13) - 1), 3600000000) \
-           ORDER BY processed_at LIMIT ?2) \
+           SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
+             (p.processed_at < ?1 - min(30000000 << (min(p.attempts, 13) - 1), 3600000000) OR \
+              p.reason = 'unknown_owner' AND EXISTS (\
+                SELECT 1 FROM user_entitlements AS g WHERE g.source_kind = 'subscription' AND g.source_id = p.object_id AND \
+                  g.created_at >= p.processed_at)) \
+           ORDER BY p.processed_at LIMIT ?2) \
          RETURNING id, payload",
     )
     .bind::<BigInt, _>(micros(now()))
@@ -58,6 +62,16 @@ struct SessionRow {
     state: String,
     expires_at: i64,
     created_at: i64,
+    url: Option<String>,
+    opened_by: Option<String>,
+}
+
+impl SessionRow {
+    fn record(self, user: UserId) -> Option<SessionRecord> {
+        let ends = moment(self.expires_at);
+        let record = account::session(&self.id, user.uuid(), &self.level, self.interval.as_deref(), &self.state, ends)?;
+        Some(SessionRecord { url: self.url, opened_by: self.opened_by, ..record })
+    }
 }
 
 pub(super) async fn record_session(writer: &Arc<Pool>, session: &SessionRecord) -> Result<(), LedgerError> {
@@ -69,6 +83,8 @@ pub(super) async fn record_session(writer: &Arc<Pool>, session: &SessionRecord) 
         state: "open".to_owned(),
         expires_at: micros(session.expires_at),
         created_at: micros(now()),
+        url: session.url.clone(),
+        opened_by: session.opened_by.clone(),
     };
     let insert = diesel::insert_into(checkout_sessions::table).values(row).on_conflict_do_nothing();
     writer.ask(move |connection| insert.execute(connection)).await?;
@@ -85,10 +101,38 @@ pub(super) async fn session(
         .filter(checkout_sessions::user_id.eq(user.to_string()))
         .select(SessionRow::as_select());
     let row = readers.ask(move |connection| query.first(connection).optional()).await?;
-    Ok(row.and_then(|row| {
-        let ends = moment(row.expires_at);
-        account::session(&row.id, user.uuid(), &row.level, row.interval.as_deref(), &row.state, ends)
-    }))
+    Ok(row.and_then(|row| row.record(user)))
+}
+
+pub(super) async fn session_opened_by(
+    readers: &Arc<Pool>,
+    user: UserId,
+    key: &str,
+) -> Result<Option<SessionRecord>, LedgerError> {
+    let query = checkout_sessions::table
+        .filter(checkout_sessions::user_id.eq(user.to_string()))
+        .filter(checkout_sessions::opened_by.eq(key.to_owned()))
+        .select(SessionRow::as_select());
+    let row = readers.ask(move |connection| query.first(connection).optional()).await?;
+    Ok(row.and_then(|row| row.record(user)))
+}
+
+#[derive(diesel::QueryableByName)]
+struct CustomerRow {
+    #[diesel(sql_type = Text)]
+    customer: String,
+}
+
+pub(super) async fn customer(readers: &Arc<Pool>, user: UserId) -> Result<Option<CustomerId>, LedgerError> {
+    let newest = diesel::sql_query(
+        "SELECT g.customer FROM user_entitlements AS g WHERE g.user_id = ?1 AND g.customer IS NOT NULL AND \
+           NOT EXISTS (SELECT 1 FROM user_entitlements AS o WHERE o.customer = g.customer AND o.user_id <> g.user_id) \
+         ORDER BY (g.expires_at > ?2) DESC, g.reported_at DESC LIMIT 1",
+    )
+    .bind::<Text, _>(user.to_string())
+    .bind::<BigInt, _>(micros(now()));
+    let row: Option<CustomerRow> = readers.ask(move |connection| newest.get_result(connection).optional()).await?;
+    Ok(row.and_then(|row| CustomerId::parse(&row.customer).ok()))
 }
 
 pub(super) async fn claim_key(
@@ -96,6 +140,7 @@ pub(super) async fn claim_key(
     user: UserId,
     key_hash: [u8; 32],
     wish: &str,
+    attempt: u32,
 ) -> Result<KeyClaim, LedgerError> {
     let insert = diesel::insert_into(checkout_keys::table)
         .values((
@@ -103,6 +148,7 @@ pub(super) async fn claim_key(
             checkout_keys::key_hash.eq(key_hash.to_vec()),
             // The level, and the interval if it is not the default one: see billing.
             checkout_keys::level.eq(wish.to_owned()),
+            checkout_keys::attempt.eq(account::attempt(attempt)),
             checkout_keys::created_at.eq(micros(now())),
         ))
         .on_conflict_do_nothing();
@@ -118,17 +164,17 @@ pub(super) async fn claim_key(
     Ok(account::key_claim(wish, attempt))
 }
 
-pub(super) async fn fail_key(
+pub(super) async fn move_key(
     writer: &Arc<Pool>,
     user: UserId,
     key_hash: [u8; 32],
-    attempt: u32,
+    from: u32,
+    to: u32,
 ) -> Result<(), LedgerError> {
-    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX - 1);
-    // Only the attempt that failed moves on: two failures of one attempt are one.
-    let failed =
-        checkout_keys::table.find((user.to_string(), key_hash.to_vec())).filter(checkout_keys::attempt.eq(attempt));
-    let update = diesel::update(failed).set(checkout_keys::attempt.eq(attempt + 1));
+    // Only from where it was seen: two failures of one attempt are one.
+    let seen = checkout_keys::attempt.eq(account::attempt(from));
+    let update = diesel::update(checkout_keys::table.find((user.to_string(), key_hash.to_vec())).filter(seen))
+        .set(checkout_keys::attempt.eq(account::attempt(to)));
     writer.ask(move |connection| update.execute(connection)).await?;
     Ok(())
 }

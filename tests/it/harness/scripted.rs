@@ -17,13 +17,13 @@ use tollgate::{
         entitlement::Entitlement,
         event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
-        id::{EventId, SessionId, UserId},
+        id::{CustomerId, EventId, SessionId, UserId},
         level::Level,
         subscription::Snapshots,
     },
     ledger::{
-        ChangedState, Committed, Epoch, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
-        ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger,
+        LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -156,12 +156,12 @@ impl Books {
         let outcome = if self.inbox.insert(event.clone()) {
             let version = state.version + 1;
             let expires_at = Some(Utc::now() + TimeDelta::days(30));
-            *state = Entitlement { level: Level::parse("PRO").unwrap(), expires_at, version };
+            *state = Entitlement { level: Level::parse("PRO").unwrap(), expires_at, quantity: 1, version };
             Outcome::Applied
         } else {
             Outcome::Duplicate
         };
-        Committed { outcome, entitlement: Some(state.clone()) }
+        Committed { outcome, entitlement: Some(state.clone()), others: Vec::new() }
     }
 }
 
@@ -174,7 +174,8 @@ impl Lane for ScriptedLane {
     async fn commit(&mut self, batch: Vec<Ticket>) {
         let named = |ticket: &Ticket| {
             let event = ticket.entry.event().expect("tests deliver events").id.clone();
-            (ticket.entry.user().expect("tests deliver changes"), event)
+            // A report names no user.
+            (ticket.entry.user().unwrap_or(UserId::from(Uuid::nil())), event)
         };
         self.ledger.books().batches.push(batch.iter().map(named).collect());
         self.ledger.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
@@ -216,6 +217,10 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn grants(&self, _: UserId) -> Result<Vec<Grant>, LedgerError> {
+        Ok(vec![])
+    }
+
+    async fn history(&self, _: UserId, _: Option<u64>, _: u32) -> Result<Vec<HistoryEntry>, LedgerError> {
         Ok(vec![])
     }
 
@@ -292,11 +297,19 @@ impl Ledger for ScriptedLedger {
         Ok(None)
     }
 
-    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str) -> Result<KeyClaim, LedgerError> {
-        Ok(KeyClaim { wish: wish.to_owned(), attempt: 1 })
+    async fn session_opened_by(&self, _: UserId, _: &str) -> Result<Option<SessionRecord>, LedgerError> {
+        Ok(None)
     }
 
-    async fn fail_key(&self, _: UserId, _: [u8; 32], _: u32) -> Result<(), LedgerError> {
+    async fn customer(&self, _: UserId) -> Result<Option<CustomerId>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn claim_key(&self, _: UserId, _: [u8; 32], wish: &str, attempt: u32) -> Result<KeyClaim, LedgerError> {
+        Ok(KeyClaim { wish: wish.to_owned(), attempt })
+    }
+
+    async fn move_key(&self, _: UserId, _: [u8; 32], _: u32, _: u32) -> Result<(), LedgerError> {
         Ok(())
     }
 
@@ -366,6 +379,7 @@ pub(crate) fn delivery_after(age: TimeDelta, user: UserId, event: &str) -> Chang
         session: None,
         payment_intent: None,
         customer: None,
+        hold: None,
         snapshots: Snapshots::default(),
     };
     Change { user, found_by: None, cause: Cause::Delivery(record), effect: Effect::Purchase(grant) }

@@ -1,5 +1,8 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
+pub(crate) mod by_hand;
+mod fetched;
+pub(crate) mod money;
 pub(super) mod subscription;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -13,16 +16,31 @@ use tollgate::{
         id::{SessionId, UserId},
         level::Level,
     },
-    ledger::{Entry, InboxEvent, InboxFilter, InboxPlace, Note, SessionRecord, Standing, Verdict},
+    ledger::{Entry, InboxEvent, InboxFilter, InboxPlace, Note, SessionRecord, Standing, StoredEvent, Verdict},
 };
 use uuid::Uuid;
 
+pub(super) use self::by_hand::{
+    an_id_of_somebody_elses_grant_gives_nothing, how_many_were_bought_is_part_of_the_state,
+    what_changed_is_remembered_with_whose_doing_it_was,
+};
+pub(super) use self::fetched::{
+    a_customer_is_that_of_the_newest_purchase_and_nobody_elses,
+    a_fetched_purchase_and_its_event_are_one_grant_in_either_order,
+};
+pub(super) use self::money::{
+    a_chain_from_user_to_refund_may_be_completed_by_any_link, a_customer_deleted_while_many_buy_as_it_takes_from_all,
+    a_deleted_customer_takes_from_all_who_bought_as_it, a_dispute_lost_after_an_upgrade_is_of_the_period_it_paid,
+    a_refund_and_its_payment_at_the_same_instant_always_meet, a_refund_of_an_older_period_takes_nothing,
+    a_refund_takes_what_was_bought_and_gives_it_back_if_it_fails, links_of_a_chain_at_the_same_instant_always_meet,
+    money_of_nobody_is_kept, two_events_for_one_change_of_money_are_one,
+};
 pub(super) use self::subscription::{
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone,
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state,
     a_subscriptions_own_events_replace_what_its_checkout_said, an_end_that_is_known_before_all_else_stays_the_end,
-    an_owner_is_found_by_what_was_bought, nothing_is_written_for_an_owner_who_has_changed,
-    of_one_second_the_later_state_holds_in_any_order,
+    an_end_waited_for_an_hour_after_its_subscription_was_bought, an_owner_is_found_by_what_was_bought,
+    nothing_is_written_for_an_owner_who_has_changed, of_one_second_the_later_state_holds_in_any_order,
 };
 use super::{commit, commit_one, event, purchase, purchase_of, seconds, user};
 use crate::harness::{eventually, ledger::TestLedger};
@@ -183,11 +201,16 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
         interval: None,
         expired: false,
         expires_at: seconds(1_800_000_000),
+        url: Some("https://pay.test/1".into()),
+        opened_by: Some("key-1".into()),
     };
     ledger.record_session(&session).await.unwrap();
     ledger.record_session(&session).await.unwrap();
     assert_eq!(ledger.session(owner, &session.id).await.unwrap(), Some(session.clone()));
     assert_eq!(ledger.session(other, &session.id).await.unwrap(), None, "somebody else's");
+    assert_eq!(ledger.session_opened_by(owner, "key-1").await.unwrap(), Some(session.clone()));
+    assert_eq!(ledger.session_opened_by(owner, "key-2").await.unwrap(), None);
+    assert_eq!(ledger.session_opened_by(other, "key-1").await.unwrap(), None, "somebody else's");
     let expired = Entry::Change(Change {
         found_by: None,
         user: owner,
@@ -197,15 +220,15 @@ pub(super) async fn sessions_keys_and_replicas_have_their_books(on: &dyn TestLed
     assert_eq!(commit_one(&mut *ledger.lane(), expired).await.outcome, Outcome::Applied);
     assert!(ledger.session(owner, &session.id).await.unwrap().unwrap().expired);
 
-    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt, 1);
-    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO").await.unwrap().wish, "PRO year", "the first use counts");
-    ledger.fail_key(owner, [1; 32], 1).await.unwrap();
-    ledger.fail_key(owner, [1; 32], 1).await.unwrap();
-    assert_eq!(
-        ledger.claim_key(owner, [1; 32], "PRO year").await.unwrap().attempt,
-        2,
-        "two failures of one attempt are one"
-    );
+    let attempt = async || ledger.claim_key(owner, [1; 32], "PRO year", 3).await.unwrap().attempt;
+    assert_eq!(attempt().await, 3);
+    assert_eq!(ledger.claim_key(owner, [1; 32], "PRO", 9).await.unwrap().wish, "PRO year", "the first use counts");
+    for _ in 0..2 {
+        ledger.move_key(owner, [1; 32], 3, 4).await.unwrap();
+        assert_eq!(attempt().await, 4, "two failures of one attempt are one");
+    }
+    ledger.move_key(owner, [1; 32], 4, 9).await.unwrap();
+    assert_eq!(attempt().await, 9);
 
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     ledger.beat(one, Duration::ZERO).await.unwrap();
@@ -335,6 +358,23 @@ pub(super) async fn what_cannot_be_applied_is_tried_more_and_more_rarely(on: &dy
         on.last_tried("evt_1", Duration::from_secs(3601)).await;
         assert_eq!(ledger.parked_due(10).await.unwrap().len(), 1, "an hour apart in the end");
     }
+}
+
+/// The catalogue may be another one by the time an event is written.
+pub(super) async fn what_was_bought_while_its_level_left_the_catalogue_was_served_as_free(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    let (Entry::Change(mut change), buyer) = (purchase(user(), "evt_1", "cs_1"), user()) else { unreachable!() };
+    change.user = buyer;
+    let Effect::Purchase(grant) = &mut change.effect else { unreachable!() };
+    grant.level = Level::parse("GOLD").unwrap();
+    let batch = vec![purchase(buyer, "evt_2", "cs_2"), Entry::Change(change)];
+    let results = commit(&mut *lane, batch).await;
+    assert_eq!(results[1].as_ref().unwrap().outcome, Outcome::Parked(ParkReason::UnknownLevel));
+    assert_eq!(results[0].as_ref().unwrap().outcome, Outcome::Applied);
+    assert_eq!(ledger.grants(buyer).await.unwrap().len(), 1);
+    let StoredEvent { event, payload } = ledger.event("evt_1").await.unwrap().unwrap();
+    assert_eq!((event.reason.as_deref(), payload.is_some()), (Some("unknown_level"), true), "it is tried again");
 }
 
 pub(super) async fn a_pending_purchase_is_no_level_until_it_is_paid(on: &dyn TestLedger) {

@@ -1,7 +1,7 @@
 //! The ledger on real databases: one transaction per batch, two keys against duplicates. What holds of every database is one suite
 //! (`cases`).
 
-mod cases;
+pub(crate) mod cases;
 mod likeness;
 
 use bytes::Bytes;
@@ -42,21 +42,36 @@ macro_rules! on_every_database {
 }
 
 on_every_database! {
+    a_chain_from_user_to_refund_may_be_completed_by_any_link
+    a_customer_deleted_while_many_buy_as_it_takes_from_all
+    a_deleted_customer_takes_from_all_who_bought_as_it
+    a_dispute_lost_after_an_upgrade_is_of_the_period_it_paid
     a_foreign_session_is_tried_again_with_back_off
+    a_customer_is_that_of_the_newest_purchase_and_nobody_elses
+    a_fetched_purchase_and_its_event_are_one_grant_in_either_order
     a_grant_of_somebody_else_is_parked_and_its_batch_goes_on
     a_late_end_of_an_old_subscription_leaves_the_new_one_alone
     a_parked_event_is_kept_woken_and_applied_once
     a_pending_purchase_is_no_level_until_it_is_paid
     a_purchase_is_grant_state_and_inbox_in_one
+    a_refund_and_its_payment_at_the_same_instant_always_meet
+    a_refund_of_an_older_period_takes_nothing
+    a_refund_takes_what_was_bought_and_gives_it_back_if_it_fails
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state
     a_subscriptions_own_events_replace_what_its_checkout_said
     a_thousand_copies_in_one_batch_are_one_transaction
     an_end_that_is_known_before_all_else_stays_the_end
+    an_id_of_somebody_elses_grant_gives_nothing
     an_ignored_event_is_no_duplicate_once_its_type_is_handled
     an_owner_is_found_by_what_was_bought
     another_object_under_a_known_id_changes_nothing
+    how_many_were_bought_is_part_of_the_state
+    links_of_a_chain_at_the_same_instant_always_meet
     many_bodies_under_one_event_id_do_not_fill_the_stack
+    money_of_nobody_is_kept
     nothing_is_written_for_an_owner_who_has_changed
+    an_end_waited_for_an_hour_after_its_subscription_was_bought
+    what_was_bought_while_its_level_left_the_catalogue_was_served_as_free
     of_one_second_the_later_state_holds_in_any_order
     one_batch_holds_many_users_and_many_events_of_one
     one_event_is_shown_with_what_is_kept_of_it
@@ -64,10 +79,12 @@ on_every_database! {
     replicas_are_listed_without_a_beat
     sessions_keys_and_replicas_have_their_books
     sixteen_lanes_at_once_apply_each_event_and_each_session_once
-    the_inbox_is_listed_newest_first_in_pages
     the_end_of_a_level_is_a_change_with_a_version_of_its_own
+    the_inbox_is_listed_newest_first_in_pages
+    two_events_for_one_change_of_money_are_one
     what_cannot_be_applied_is_tried_more_and_more_rarely
     what_changed_is_listed_newest_first
+    what_changed_is_remembered_with_whose_doing_it_was
 }
 
 pub(crate) fn user() -> UserId {
@@ -112,6 +129,7 @@ fn purchase_of(user: UserId, id: &str, session: &str, level: &str, at: DateTime<
             session: Some(SessionId::parse(session).unwrap()),
             payment_intent: None,
             customer: None,
+            hold: None,
             snapshots: Snapshots::default(),
         }),
     })

@@ -30,6 +30,7 @@ fn gateway(world: &World) -> StripeGateway {
 
 fn wish(mode: Mode, price: Price) -> NewCheckoutSession {
     NewCheckoutSession {
+        customer: None,
         user_id: user().to_string(),
         level: "PRO".into(),
         mode,

@@ -20,6 +20,7 @@ fn effect(event: &Value) -> Effect {
     match interpreter.read_again(&Bytes::from(event.to_string())).unwrap() {
         Meaning::Change(change) => change.effect,
         Meaning::Unowned(unowned) => panic!("of nobody: {unowned:?}"),
+        Meaning::Report(report) => panic!("of money: {report:?}"),
         Meaning::Note(note) => panic!("a note: {note:?}"),
     }
 }

@@ -16,6 +16,7 @@ const KEY: &str = "sk_test_do_not_print";
 fn session() -> NewCheckoutSession {
     NewCheckoutSession {
         user_id: "u1".into(),
+        customer: None,
         level: "PRO".into(),
         mode: Mode::Subscription,
         price: Price::Id("price_1".into()),
@@ -236,3 +237,102 @@ async fn https_needs_no_provider_installed_by_the_process() {
 
 const fn assert_send_sync<T: Clone + Send + Sync>() {}
 const _: () = assert_send_sync::<StripeGateway>();
+
+#[tokio::test]
+async fn objects_are_fetched_as_they_are_with_stripes_time() {
+    let body = r#"{"id":"x","new":[1,null]}"#;
+    let dated = "date: Wed, 21 Oct 2026 07:28:00 GMT\r\n";
+    let script = vec![
+        failed("500 Internal Server Error", ""),
+        Reply::Answer("200 OK", dated, body.to_owned()),
+        Reply::Answer("200 OK", dated, body.to_owned()),
+        Reply::Answer("200 OK", dated, body.to_owned()),
+        Reply::Answer("200 OK", dated, body.to_owned()),
+        Reply::Answer("200 OK", dated, body.to_owned()),
+    ];
+    let server = Server::start(script).await;
+    let gateway = StripeGateway::new(config(&server)).unwrap().in_background();
+    let fetched = gateway.retrieve_session("cs_test_1").await.unwrap();
+    assert_eq!((&fetched.json[..], fetched.at), (body.as_bytes(), 1_792_567_680));
+    gateway.retrieve_subscription("sub_1").await.unwrap();
+    gateway.retrieve_charge("ch_1").await.unwrap();
+    gateway.retrieve_payment_intent("pi_1").await.unwrap();
+    gateway.invoice_payments_of("pi_1&limit=1").await.unwrap();
+    let seen = server.seen();
+    let asked: Vec<&str> = seen.iter().map(|seen| seen.head.split(' ').nth(1).unwrap()).collect();
+    let list =
+        "/v1/invoice_payments?limit=100&payment%5Bpayment_intent%5D=pi_1%26limit%3D1&payment%5Btype%5D=payment_intent";
+    assert_eq!(
+        asked.iter().map(|path| path.replace("[", "%5B").replace("]", "%5D")).collect::<Vec<_>>(),
+        [
+            "/v1/checkout/sessions/cs_test_1",
+            "/v1/checkout/sessions/cs_test_1",
+            "/v1/subscriptions/sub_1",
+            "/v1/charges/ch_1",
+            "/v1/payment_intents/pi_1?expand%5B%5D=latest_charge",
+            list,
+        ]
+    );
+    for seen in &seen {
+        assert!(seen.head.starts_with("GET "), "{}", seen.head);
+        assert_eq!((seen.header("stripe-version"), seen.header("idempotency-key")), (Some("2026-09-30.endive"), None));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_apart_from_older_news_is_no_answer() {
+    let server = Server::start(vec![Reply::Answer("200 OK", "", "{}".to_owned())]).await;
+    let gateway = StripeGateway::new(config(&server)).unwrap();
+    assert_eq!(gateway.retrieve_session("cs_test_1").await, Err(GatewayError::Unreadable));
+}
+
+#[tokio::test]
+async fn an_id_leads_nowhere_else() {
+    let server = Server::start(vec![]).await;
+    let gateway = StripeGateway::new(config(&server)).unwrap();
+    for id in ["", "../customers", "cs_1?expand[]=customer", "cs_1/expire", "cs 1", "cs_\u{e9}"] {
+        assert!(matches!(gateway.retrieve_session(id).await, Err(GatewayError::Configuration(_))), "{id}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_portal_is_opened_for_a_customer_who_is_there() {
+    let missing =
+        r#"{"error":{"type":"invalid_request_error","code":"resource_missing","message":"No such customer"}}"#;
+    let server = Server::start(vec![
+        Reply::HangUp,
+        Reply::Answer("200 OK", "", r#"{"url":"https://billing.stripe.com/p/1"}"#.to_owned()),
+        Reply::Answer("400 Bad Request", "", missing.to_owned()),
+    ])
+    .await;
+    let gateway = StripeGateway::new(config(&server)).unwrap();
+    let open = async || gateway.create_portal_session("cus_1", "https://app.test/a&b").await;
+    assert_eq!(open().await.unwrap(), "https://billing.stripe.com/p/1");
+    assert!(open().await.unwrap_err().is_missing());
+    let seen = server.seen();
+    assert!(seen[0].head.starts_with("POST /v1/billing_portal/sessions HTTP/1.1"));
+    assert_eq!(seen[1].body, "customer=cus_1&return_url=https://app.test/a%26b");
+    let keys: Vec<_> = seen.iter().map(|seen| seen.header("idempotency-key").unwrap()).collect();
+    assert!(keys[0] == keys[1] && keys[1] != keys[2], "{keys:?}");
+}
+
+/// Whoever has used up the background's share keeps no buyer waiting, and is told at once that his turn would come too late.
+#[tokio::test]
+async fn the_background_never_holds_up_a_buyer() {
+    let dated = "date: Wed, 21 Oct 2026 07:28:00 GMT\r\n";
+    let answers = (0..40).map(|_| Reply::Answer("200 OK", dated, "{}".to_owned())).chain([created()]).collect();
+    let server = Server::start(answers).await;
+    let impatient = GatewayConfig { total_timeout: Duration::from_millis(20), ..config(&server) };
+    let gateway = StripeGateway::new(GatewayConfig { timeout: Duration::from_secs(5), ..impatient }).unwrap();
+    let paced = |result: &Result<_, GatewayError>| {
+        matches!(result, Err(GatewayError::Unavailable { cause: Unavailability::Paced, attempts: 0, .. }))
+    };
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let background = gateway.in_background();
+        calls.spawn(async move { background.retrieve_session("cs_test_1").await });
+    }
+    assert!(calls.join_all().await.iter().any(paced));
+    assert!(!paced(&gateway.retrieve_session("cs_test_1").await));
+}

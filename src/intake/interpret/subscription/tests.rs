@@ -13,9 +13,9 @@ use crate::domain::{
     plan::{Catalogue, Charge, Interval, tests::catalogue},
 };
 
-const USER: &str = "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71";
-const SUBSCRIPTION: &str = "sub_1STc6rB7WZ01zgkWNy0Cn5nw";
-const PRICE: &str = "price_1STafmB7WZ01zgkW6dKueIc5";
+pub(in crate::intake::interpret) const USER: &str = "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71";
+pub(in crate::intake::interpret) const SUBSCRIPTION: &str = "sub_1STc6rB7WZ01zgkWNy0Cn5nw";
+pub(in crate::intake::interpret) const PRICE: &str = "price_1STafmB7WZ01zgkW6dKueIc5";
 /// The first period of the samples' story, and the one after it.
 const PERIODS: [i64; 3] = [1_794_700_830, 1_797_292_830, 1_799_884_830];
 const TRIAL_END: i64 = 1_795_305_630;
@@ -30,7 +30,7 @@ macro_rules! samples {
     };
 }
 
-const SAMPLES: &[(&str, &str, &str)] = samples![
+pub(in crate::intake::interpret) const SAMPLES: &[(&str, &str, &str)] = samples![
     "created",
     "created.incomplete",
     "deleted",
@@ -42,7 +42,7 @@ const SAMPLES: &[(&str, &str, &str)] = samples![
     "updated.renewed",
 ];
 
-fn sample(name: &str, version: &str) -> Value {
+pub(in crate::intake::interpret) fn sample(name: &str, version: &str) -> Value {
     let found = SAMPLES.iter().find(|(known, shape, _)| (*known, *shape) == (name, version)).unwrap();
     serde_json::from_str(found.2).unwrap()
 }
@@ -55,7 +55,7 @@ fn selling(price: Charge) -> Catalogue {
     Catalogue::new(plans).unwrap()
 }
 
-fn by_id() -> Catalogue {
+pub(in crate::intake::interpret) fn by_id() -> Catalogue {
     selling(Charge::Id(PRICE.into()))
 }
 
@@ -67,7 +67,7 @@ fn read(event: &Value) -> Meaning {
     read_with(by_id(), event)
 }
 
-fn set(event: &mut Value, pointer: &str, value: Value) {
+pub(in crate::intake::interpret) fn set(event: &mut Value, pointer: &str, value: Value) {
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     match event.pointer_mut(parent).unwrap() {
         Value::Array(list) => list[name.parse::<usize>().unwrap()] = value,
@@ -87,6 +87,15 @@ fn grant(meaning: Meaning) -> Grant {
         | Meaning::Unowned(Unowned { effect: Effect::Purchase(grant), .. }) => grant,
         other => panic!("no grant: {other:?}"),
     }
+}
+
+#[test]
+fn how_many_is_said_by_the_item_that_gives_the_level() {
+    let quantity = |value: Value| grant(read(&with(&[("/data/object/items/data/0/quantity", value)]))).quantity();
+    assert_eq!([quantity(json!(5)), quantity(json!(null)), quantity(json!(-5))], [5, 1, 1]);
+    let mut event = sample("created", "acacia");
+    set(&mut event, "/data/object/quantity", json!(7));
+    assert_eq!(grant(read(&event)).quantity(), 1, "the subscription's own field is an older one, and of one item only");
 }
 
 #[test]
@@ -219,6 +228,26 @@ fn the_period_is_that_of_the_item_that_gives_the_level() {
     items.insert(0, other);
     let grant = grant(read(&event));
     assert_eq!((grant.level.as_str(), grant.period_end), ("PRO", at(PERIODS[1] + GRACE)));
+}
+
+#[test]
+fn a_subscription_that_had_ended_went_on_since_its_items_could_not_be_read() {
+    for items in [json!([]), json!({"data": [1]}), json!({"data": [{"price": "price_1"}]}), json!("soon")] {
+        for (status, expected) in [("canceled", "revoked"), ("unpaid", "suspended"), ("active", "incomplete_object")] {
+            let event = with(&[("/data/object/status", json!(status)), ("/data/object/items", items.clone())]);
+            assert_eq!(word(&read(&event)), expected, "{items}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_is_no_time_was_taken_for_no_end() {
+    for field in ["cancel_at", "trial_end", "items/data/0/current_period_end"] {
+        for seconds in [-1, i64::MAX] {
+            let event = with(&[(format!("/data/object/{field}").as_str(), json!(seconds))]);
+            assert_eq!(word(&read(&event)), "incomplete_object", "{field} {seconds}");
+        }
+    }
 }
 
 #[test]

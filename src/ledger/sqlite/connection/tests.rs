@@ -76,7 +76,10 @@ async fn constraints_are_refusals_and_everything_else_may_pass() {
     let (_directory, file, connection) = opened();
     let writer = Pool::writer(&file, connection, Limits::default());
     for (sql, refused) in [
-        ("INSERT INTO entitlement_state VALUES ('u', 'PRO', NULL, 1, 0)", Some("foreign key")),
+        (
+            "INSERT INTO entitlement_state (user_id, level, expires_at, version, changed_at) VALUES ('u', 'PRO', NULL, 1, 0)",
+            Some("foreign key"),
+        ),
         ("INSERT INTO users VALUES ('u', NULL)", Some("not null")),
         ("INSERT INTO users VALUES ('u', 0), ('u', 0)", Some("unique")),
         ("INSERT INTO tollgate_ledger VALUES (2, 'e', 'stripe')", Some("check")),

@@ -32,6 +32,26 @@ pub(super) fn idempotency_error() -> Answer {
     error(400, "idempotency_error", "this key was used with other parameters")
 }
 
+/// What a parameter or the path names is not there (any more).
+pub(super) fn missing(status: u16, param: &str) -> Answer {
+    let error = json!({"type": "invalid_request_error", "code": "resource_missing", "param": param});
+    Answer::of(status, json!({"error": error}).to_string())
+}
+
+/// A page for a customer.
+pub(super) fn portal(params: &Value) -> Answer {
+    let id = format!("bps_{}", uuid::Uuid::new_v4().simple());
+    let page = json!({
+        "id": id,
+        "object": "billing_portal.session",
+        "customer": params["customer"],
+        "return_url": params["return_url"],
+        "livemode": false,
+        "url": format!("https://billing.stripe.com/p/session/{id}"),
+    });
+    Answer::of(200, page.to_string())
+}
+
 fn error(status: u16, kind: &str, message: &str) -> Answer {
     let body = json!({"error": {"type": kind, "message": message}});
     Answer::of(status, body.to_string())
@@ -71,7 +91,7 @@ const NULL_AT_FIRST: &[&str] = &[
 ];
 
 /// A Checkout Session just opened with these (valid) parameters, complete enough for Stripe's own object schema.
-pub(super) fn session(params: &Value) -> Answer {
+pub(super) fn session(params: &Value) -> Value {
     let id = format!("cs_test_{}", uuid::Uuid::new_v4().simple());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let item = &params["line_items"][0];
@@ -117,7 +137,7 @@ pub(super) fn session(params: &Value) -> Answer {
     for name in NULL_AT_FIRST {
         session[*name] = Value::Null;
     }
-    Answer::of(200, session.to_string())
+    session
 }
 
 #[cfg(test)]
@@ -141,7 +161,7 @@ mod tests {
                 "success_url": "https://app.test/ok",
                 "line_items": [{"price": "price_1", "quantity": 1}],
             });
-            let body: Value = serde_json::from_str(&session(&params).body).unwrap();
+            let body = session(&params);
             let errors: Vec<String> =
                 validator.iter_errors(&body).map(|error| format!("{}: {error}", error.instance_path())).collect();
             assert_eq!(errors, Vec::<String>::new());

@@ -1,14 +1,14 @@
 //! A stand-in for Stripe's API, in this process: strict about requests where Stripe is, and able to fail on demand.
 //!
-//! It implements `POST /v1/checkout/sessions` with the idempotency rules of
-//! <https://docs.stripe.com/api/idempotent_requests>; everything else is 404. Requests are checked against the schema
-//! in `tests/fixtures/stripe`, made from Stripe's own types.
+//! It implements `POST /v1/checkout/sessions` and `POST /v1/billing_portal/sessions` with the idempotency rules of
+//! <https://docs.stripe.com/api/idempotent_requests>, and `GET /v1/checkout/sessions/{id}`; everything else is 404. New sessions are
+//! checked against the schema in `tests/fixtures/stripe`, made from Stripe's own types.
 
 mod answers;
 mod idempotency;
 pub(crate) mod schema;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use actix_web::http::StatusCode;
@@ -24,6 +24,7 @@ use super::served::Served;
 /// One request as the stand-in received it.
 #[derive(Debug, Clone)]
 pub(crate) struct RecordedRequest {
+    pub(crate) method: String,
     pub(crate) path: String,
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
@@ -47,12 +48,21 @@ enum Fault {
     Hang,
 }
 
+/// What is asked for.
+enum Endpoint {
+    Sessions,
+    Session(String),
+    Portal,
+}
+
 #[derive(Default)]
 struct State {
     requests: Vec<RecordedRequest>,
     violations: Vec<String>,
     faults: VecDeque<Fault>,
     stored: idempotency::Store,
+    sessions: BTreeMap<String, Value>,
+    deleted_customers: BTreeSet<String>,
     url: String,
 }
 
@@ -116,6 +126,30 @@ impl StandInStripe {
         self.add_faults(1, || Fault::Redirect);
     }
 
+    /// How many sessions were opened.
+    pub(crate) fn sessions_opened(&self) -> usize {
+        self.state().sessions.len()
+    }
+
+    /// How often somebody asked how a session stands.
+    pub(crate) fn fetches(&self) -> usize {
+        self.state().requests.iter().filter(|request| request.method == "GET").count()
+    }
+
+    /// Has a session go on: these fields of it are as given from now on.
+    pub(crate) fn change_session(&self, id: &str, changes: &Value) {
+        let mut state = self.state();
+        let session = state.sessions.get_mut(id).expect("a session that was opened here");
+        for (name, value) in changes.as_object().expect("fields") {
+            session[name] = value.clone();
+        }
+    }
+
+    /// Deletes a customer, whether there was one or not.
+    pub(crate) fn delete_customer(&self, id: &str) {
+        self.state().deleted_customers.insert(id.to_owned());
+    }
+
     fn add_faults(&self, times: usize, fault: impl Fn() -> Fault) {
         let faults = std::iter::repeat_with(fault).take(times);
         self.state().faults.extend(faults);
@@ -150,6 +184,7 @@ impl State {
         let decoded = form::decode(body).map(|params| schema::with_types(&params)).map_err(|error| error.to_string());
         let answer = self.decide(request, &decoded);
         self.requests.push(RecordedRequest {
+            method: request.method().as_str().to_owned(),
             path: request.path().to_owned(),
             headers: plain(request.headers()),
             params: decoded.unwrap_or(Value::Null),
@@ -160,14 +195,18 @@ impl State {
 
     fn decide(&mut self, request: &HttpRequest, decoded: &Result<Value, String>) -> Option<Answer> {
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-        if (request.method().as_str(), request.path()) != ("POST", "/v1/checkout/sessions") {
-            return Some(self.violation(404, "unrecognized request URL"));
-        }
+        let session = request.path().strip_prefix("/v1/checkout/sessions/");
+        let endpoint = match (request.method().as_str(), request.path(), session) {
+            ("POST", "/v1/checkout/sessions", _) => Endpoint::Sessions,
+            ("POST", "/v1/billing_portal/sessions", _) => Endpoint::Portal,
+            ("GET", _, Some(id)) => Endpoint::Session(id.to_owned()),
+            _ => return Some(self.violation(404, "unrecognized request URL")),
+        };
         let key = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         if !key.is_some_and(|key| key.starts_with("sk_test_") || key.starts_with("rk_test_")) {
             return Some(self.violation(401, "no test-mode key as bearer token"));
         }
-        if header("content-type") != Some("application/x-www-form-urlencoded") {
+        if request.method() == "POST" && header("content-type") != Some("application/x-www-form-urlencoded") {
             return Some(self.violation(400, "the body is not announced as a form"));
         }
         let params = match decoded {
@@ -183,14 +222,14 @@ impl State {
             Lookup::Replay(answer) => return Some(answer),
             Lookup::OtherParams => return Some(answers::idempotency_error()),
         }
-        let violations = schema::violations(params);
+        let violations = if matches!(endpoint, Endpoint::Sessions) { schema::violations(params) } else { Vec::new() };
         if let Some(first) = violations.first() {
             let answer = answers::invalid_request(400, first);
             self.violations.extend(violations);
             return Some(answer);
         }
         let answer = match self.faults.pop_front() {
-            None => answers::session(params),
+            None => self.endpoint(&endpoint, params),
             Some(Fault::Answer(status, body)) => Answer::of(status, body),
             Some(Fault::Redirect) => answers::redirect(format!("{}/elsewhere", self.url)),
             Some(Fault::Hang) => return None,
@@ -200,6 +239,25 @@ impl State {
             self.stored.keep(key, stored);
         }
         Some(answer)
+    }
+
+    fn endpoint(&mut self, endpoint: &Endpoint, params: &Value) -> Answer {
+        if params["customer"].as_str().is_some_and(|customer| self.deleted_customers.contains(customer)) {
+            return answers::missing(400, "customer");
+        }
+        match endpoint {
+            Endpoint::Sessions => {
+                let session = answers::session(params);
+                let id = session["id"].as_str().expect("an id").to_owned();
+                self.sessions.insert(id, session.clone());
+                Answer::of(200, session.to_string())
+            }
+            Endpoint::Portal => answers::portal(params),
+            Endpoint::Session(id) => match self.sessions.get(id) {
+                Some(session) => Answer::of(200, session.to_string()),
+                None => answers::missing(404, "session"),
+            },
+        }
     }
 
     fn violation(&mut self, status: u16, sentence: &str) -> Answer {

@@ -1,20 +1,20 @@
 //! Subscriptions: their own events replace what their checkout said, each one's end is its own, and whose they are is read under the
 //! lock.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::seq::SliceRandom;
 use tollgate::{
     domain::{
         change::{Cause, Change, Effect, Owner, Subject},
-        event::Outcome,
+        event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
         id::{CustomerId, SubscriptionId, UserId},
         level::Level,
         subscription::{Snapshot, SubscriptionStatus},
     },
-    ledger::{Entry, LedgerError},
+    ledger::{Entry, LedgerError, Note, Verdict},
 };
 
 use super::super::{commit, commit_one, event, purchase, user};
@@ -34,6 +34,18 @@ pub(in crate::ledger) fn snapshot(
     (status, was): (SubscriptionStatus, Option<SubscriptionStatus>),
     created: DateTime<Utc>,
 ) -> Entry {
+    snapshot_of_many(user, event_id, id, (status, was), created, 1)
+}
+
+/// The same, of so many.
+pub(super) fn snapshot_of_many(
+    user: UserId,
+    event_id: &str,
+    id: &str,
+    (status, was): (SubscriptionStatus, Option<SubscriptionStatus>),
+    created: DateTime<Utc>,
+    quantity: u32,
+) -> Entry {
     let created = DateTime::from_timestamp(created.timestamp(), 0).unwrap();
     let attributes = |status: SubscriptionStatus| BTreeMap::from([("status".to_owned(), format!("{status:?}"))]);
     let snapshot = Snapshot {
@@ -44,6 +56,7 @@ pub(in crate::ledger) fn snapshot(
         started_at: created,
         values: attributes(status),
         before: was.map(attributes).unwrap_or_default(),
+        quantity: Some(quantity),
     };
     let customer = CustomerId::parse(CUSTOMER).unwrap();
     let effect = Effect::Purchase(Grant::of_subscription(&subscription(id), Some(customer), snapshot));
@@ -179,6 +192,26 @@ pub(crate) async fn an_owner_is_found_by_what_was_bought(on: &dyn TestLedger) {
     assert_eq!(ledger.owner(&subject("sub_2", Some(CUSTOMER))).await.unwrap(), Owner::User(one), "that is certain");
     let end = snapshot(one, "evt_4", "sub_2", (Canceled, None), now + TimeDelta::seconds(1));
     assert_eq!(commit_one(&mut *lane, found(end, "sub_2", Some(CUSTOMER))).await.outcome, Outcome::Applied);
+}
+
+/// An end whose owner nobody knew had been tried many times when the subscription was bought.
+pub(crate) async fn an_end_waited_for_an_hour_after_its_subscription_was_bought(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    for id in ["sub_1", "sub_2"] {
+        let event = EventRecord { object_id: Some(id.to_owned()), ..event(&format!("evt_{id}")) };
+        let verdict = Verdict::Parked(ParkReason::UnknownOwner);
+        commit_one(&mut *lane, Entry::Note(Note { event, verdict, user: None })).await;
+    }
+    for (ago, due) in [(31, 2), (61, 2), (121, 2), (60, 0)] {
+        for id in ["evt_sub_1", "evt_sub_2"] {
+            on.last_tried(id, Duration::from_secs(ago)).await;
+        }
+        assert_eq!(ledger.parked_due(10).await.unwrap().len(), due, "{ago}: more and more rarely");
+    }
+    commit_one(&mut *lane, checkout(user(), "evt_1", "sub_1")).await;
+    let due = ledger.parked_due(10).await.unwrap();
+    assert_eq!(due.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["evt_sub_1"]);
 }
 
 /// Between being looked up and being locked the owner became another one: nothing is written for that event, and its batch goes on.

@@ -1,0 +1,1 @@
+ALTER TABLE checkout_sessions DROP COLUMN IF EXISTS opened_by, DROP COLUMN IF EXISTS url;

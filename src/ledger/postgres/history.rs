@@ -1,0 +1,42 @@
+//! How users' entitlements changed, along the table's own key.
+
+use chrono::{DateTime, Utc};
+use diesel::{ExpressionMethods, QueryDsl};
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        HistoryEntry, LedgerError,
+        history::{Columns, bound, entry},
+    },
+    connection::Pool,
+    schema::entitlement_history as t,
+};
+use crate::domain::id::UserId;
+
+pub(super) async fn entries(
+    pool: &Pool,
+    user: UserId,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<HistoryEntry>, LedgerError> {
+    let query = t::table
+        .filter(t::user_id.eq(user.uuid()))
+        .filter(t::version.lt(bound(before)))
+        .order(t::version.desc())
+        .limit(i64::from(limit))
+        .select((
+            t::version,
+            t::level,
+            t::expires_at,
+            t::quantity,
+            t::changed_at,
+            t::cause,
+            t::event_id,
+            t::operator,
+            t::reason,
+            t::source,
+        ));
+    let rows: Vec<Columns<DateTime<Utc>>> = pool.run(async |connection| query.load(connection).await).await?;
+    Ok(rows.into_iter().map(|row| entry(row, |moment| moment)).collect())
+}
