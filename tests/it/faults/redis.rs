@@ -129,7 +129,7 @@ async fn a_redis_that_had_become_a_replica_went_on_serving_what_it_held() {
 #[tokio::test]
 async fn a_redis_that_says_it_is_of_no_use_is_believed_at_once() {
     let redis = RedisServer::start().await;
-    let pro = Entitlement { level: Level::parse("PRO").unwrap(), expires_at: None, version: 1 };
+    let pro = Entitlement { level: Level::parse("PRO").unwrap(), ..Entitlement::none() };
     for (word, says) in [
         ("LOADING", "-LOADING Redis is loading the dataset in memory"),
         ("MISCONF", "-MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk"),
