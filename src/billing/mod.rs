@@ -5,7 +5,7 @@
 
 mod error;
 mod key;
-mod limit;
+pub(crate) mod limit;
 
 use std::sync::Arc;
 

@@ -88,10 +88,11 @@ pub(super) async fn start(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
+    state.clients.check(&request)?;
     body::require_json(&request)?;
     let key = idempotency_key(&request)?;
-    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
-    let wish: CheckoutRequest = serde_json::from_slice(&body).map_err(|_| {
+    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    let wish: CheckoutRequest = serde_json::from_slice(&body.bytes).map_err(|_| {
         ApiError::InvalidRequest("Expected a JSON object with entitlementLevel, perhaps interval, and nothing else")
     })?;
     let started = state.billing.start_checkout(user, &wish.entitlement_level, wish.interval.as_deref(), key).await?;
