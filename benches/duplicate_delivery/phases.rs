@@ -218,6 +218,38 @@ pub(crate) async fn memory(bench: &mut Bench, options: &Options, report: &mut Re
     }
 }
 
+/// New users, one event each, over three times as many connections as webhooks may be under way. Who is refused sends the next
+/// event at once, and all events come round again, those that were taken as well. Held against as many connections as there is room
+/// for.
+pub(crate) async fn overload(bench: &mut Bench, options: &Options, report: &mut Report) {
+    let room = options.connections.to_string();
+    let server = bench.serve_with(&[("TOLLGATE_WEBHOOKS_IN_FLIGHT", &room)]).await;
+    let mut goodput = async |bench: &mut Bench, connections: usize| {
+        let events = bench.mint.events(options.events, 1);
+        let load = Load { connections, servers: vec![server.public], ..options.load(webhooks(&events), None) };
+        let answers = drive(load).await;
+        let applied = answers.all.iter().filter(|answer| answer.verdict == Verdict::Applied);
+        bench.delivered.extend(applied.map(|answer| events[answer.request].clone()));
+        for error in answers.errors.iter().filter(|error| !error.starts_with("503 ")) {
+            report.violation(format!("overload: {error}"));
+        }
+        answers
+    };
+    let before = goodput(bench, options.connections).await.rate_of(Verdict::Applied);
+    let answers = goodput(bench, options.connections * 3).await;
+    let after = goodput(bench, options.connections).await.rate_of(Verdict::Applied);
+    let rate = answers.rate_of(Verdict::Applied);
+    let taken = answers.counted().iter().filter(|answer| answer.verdict == Verdict::Applied);
+    report.row(Row {
+        phase: "three times too much",
+        rate,
+        latency: Latency::of(taken.map(|answer| answer.latency).collect()),
+        compared: rate,
+        ceiling: Ceiling { name: "as much as there is room for", before, after },
+        target: bench.aim(Target::AtLeast(0.7)),
+    });
+}
+
 /// The rate at which the ceiling server answers these requests.
 async fn ceiling(
     bench: &Bench,
