@@ -7,6 +7,7 @@ pub(crate) mod ports;
 mod postgres;
 mod programs;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 mod redis;
 pub(crate) mod scripted;
 pub(crate) mod served;
