@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod model_tests;
+mod money_tests;
 mod scripts_tests;
 
 use std::collections::BTreeMap;

@@ -49,6 +49,11 @@ fn bought_once(history: &[Value], user: &str) -> Vec<(String, i64)> {
         if text(event, "/data/object/metadata/userId") != user {
             continue;
         }
+        if is_taken_back(history, text(event, "/data/object/payment_intent"))
+            || is_deleted(history, text(event, "/data/object/customer"))
+        {
+            continue;
+        }
         let created = event["created"].as_i64().unwrap();
         let first = paid
             .entry(text(event, "/data/object/id"))
@@ -82,6 +87,9 @@ fn subscribed(history: &[Value], user: &str) -> Vec<(String, i64)> {
         }
         let snapshots: Vec<&Value> =
             own.iter().filter(|event| !is_session(event)).map(|event| &event["data"]["object"]).collect();
+        if newest_payment(history, id).is_some_and(|payment| is_taken_back(history, payment)) {
+            continue;
+        }
         let has_ended =
             snapshots.iter().any(|it| matches!(it["status"].as_str(), Some("canceled" | "incomplete_expired")));
         match snapshots.last() {
@@ -101,7 +109,58 @@ fn subscribed(history: &[Value], user: &str) -> Vec<(String, i64)> {
 }
 
 fn subscription_of(event: &Value) -> &str {
-    if is_session(event) { text(event, "/data/object/subscription") } else { text(event, "/data/object/id") }
+    match text(event, "/data/object/object") {
+        "checkout.session" => text(event, "/data/object/subscription"),
+        "subscription" => text(event, "/data/object/id"),
+        _ => "",
+    }
+}
+
+/// Whether all of a payment went back, or is being fought over, or was lost.
+fn is_taken_back(history: &[Value], payment: &str) -> bool {
+    let of_payment = |event: &&Value| text(event, "/data/object/payment_intent") == payment && !payment.is_empty();
+    let (mut returned, mut charge, mut captured) = (BTreeMap::new(), 0, None);
+    let mut disputes = BTreeMap::new();
+    for event in history.iter().filter(of_payment) {
+        let object = &event["data"]["object"];
+        let id = text(event, "/data/object/id");
+        match text(event, "/data/object/object") {
+            "refund" if object["status"] == "failed" => {
+                returned.remove(id);
+                charge = 0;
+            }
+            "refund" => {
+                returned.insert(id, object["amount"].as_i64().unwrap());
+            }
+            "charge" => {
+                captured = object["amount_captured"].as_i64();
+                charge = object["amount_refunded"].as_i64().unwrap();
+            }
+            "dispute" => {
+                disputes.insert(id, text(event, "/data/object/status"));
+            }
+            _ => {}
+        }
+    }
+    let returned = returned.values().sum::<i64>().max(charge);
+    captured.is_some_and(|captured| returned >= captured)
+        || disputes.values().any(|status| matches!(*status, "needs_response" | "lost"))
+}
+
+fn is_deleted(history: &[Value], customer: &str) -> bool {
+    history.iter().any(|event| text(event, "/type") == "customer.deleted" && text(event, "/data/object/id") == customer)
+}
+
+/// What paid the invoice that was paid last.
+fn newest_payment<'a>(history: &'a [Value], subscription: &str) -> Option<&'a str> {
+    let invoice = history.iter().rfind(|event| {
+        let of = ["/data/object/subscription", "/data/object/parent/subscription_details/subscription"];
+        text(event, "/type") == "invoice.paid" && of.iter().any(|place| text(event, place) == subscription)
+    })?;
+    let own = text(invoice, "/data/object/payment_intent");
+    let link = history.iter().find(|event| text(event, "/data/object/invoice") == text(invoice, "/data/object/id"));
+    let linked = link.map(|link| text(link, "/data/object/payment/payment_intent"));
+    Some(own).filter(|own| !own.is_empty()).or(linked)
 }
 
 fn only_user_of_customer<'a>(history: &'a [Value], event: &Value) -> Option<&'a str> {

@@ -2,13 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::{
-    subscription::tests::{sample, set},
-    tests::FIXTURES,
+use super::{
+    super::{
+        subscription::tests::{sample, set},
+        tests::FIXTURES,
+    },
+    money_tests,
 };
 
-const DAY: i64 = 86_400;
-const START: i64 = 1_790_000_000;
+pub(super) const DAY: i64 = 86_400;
+pub(super) const START: i64 = 1_790_000_000;
 
 pub(super) const ROBIN: &str = "3c2b1a90-8f7e-4d6c-9b5a-0e1f2d3c4b5a";
 pub(super) const SASHA: &str = "7f6a3e2c-5d1b-4c8e-9a60-2f1d0c9b8a71";
@@ -43,7 +46,7 @@ const fn day<const N: usize>(days: [i64; N]) -> [i64; N] {
 const MOMENTS: &[i64] = &day([1, 8, 15, 31, 34, 61, 62, 64, 94, 366, 400]);
 
 /// A session's event, some days after the start.
-fn session(kind: &str, shape: &str, id: &str, days: i64, fields: &[(&str, Value)]) -> Value {
+pub(super) fn session(kind: &str, shape: &str, id: &str, days: i64, fields: &[(&str, Value)]) -> Value {
     let name = format!("checkout.session.completed.payment.{shape}");
     let bytes = FIXTURES.iter().find(|(known, _)| *known == name).unwrap().1;
     let mut event: Value = serde_json::from_slice(bytes).unwrap();
@@ -56,19 +59,19 @@ fn session(kind: &str, shape: &str, id: &str, days: i64, fields: &[(&str, Value)
     event
 }
 
-fn buys(user: &str, level: &str) -> (&'static str, Value) {
+pub(super) fn buys(user: &str, level: &str) -> (&'static str, Value) {
     ("metadata", json!({"userId": user, "entitlementLevel": level}))
 }
 
 /// A subscription as Stripe keeps it: each event carries all of it, and an update what it was before.
-struct Life {
+pub(super) struct Life {
     shape: &'static str,
     object: Value,
-    events: Vec<Value>,
+    pub(super) events: Vec<Value>,
 }
 
 impl Life {
-    fn of(shape: &'static str, id: &str, customer: &str, user: Option<&str>) -> Self {
+    pub(super) fn of(shape: &'static str, id: &str, customer: &str, user: Option<&str>) -> Self {
         let mut object = sample("created", shape)["data"]["object"].take();
         let metadata = user.map_or(json!({}), |user| json!({"userId": user, "entitlementLevel": "PRO"}));
         for (field, value) in [("id", json!(id)), ("customer", json!(customer)), ("metadata", metadata)] {
@@ -93,7 +96,7 @@ impl Life {
     }
 
     /// What happens to it on a day, in a period of months (30 days) counted from the start.
-    fn then(mut self, kind: &str, day: i64, period: i64, status: &str, fields: &[(&str, Value)]) -> Self {
+    pub(super) fn then(mut self, kind: &str, day: i64, period: i64, status: &str, fields: &[(&str, Value)]) -> Self {
         let before = self.object.clone();
         set(&mut self.object, "/status", json!(status));
         fields.iter().for_each(|(field, value)| set(&mut self.object, &format!("/{field}"), value.clone()));
@@ -120,7 +123,12 @@ fn invoice(number: u32) -> (&'static str, Value) {
     ("latest_invoice", json!(format!("in_{number}")))
 }
 
-fn script(name: &str, shape: &str, users: &'static [&'static str], events: impl IntoIterator<Item = Value>) -> Script {
+pub(super) fn script(
+    name: &str,
+    shape: &str,
+    users: &'static [&'static str],
+    events: impl IntoIterator<Item = Value>,
+) -> Script {
     let mut events: Vec<Value> = events.into_iter().collect();
     for (number, event) in events.iter_mut().enumerate() {
         set(event, "/id", json!(format!("evt_{number}")));
@@ -130,7 +138,9 @@ fn script(name: &str, shape: &str, users: &'static [&'static str], events: impl 
 
 /// All stories in both shapes, and all their beginnings: what was given on the way counts as well.
 pub(super) fn scripts() -> Vec<Script> {
-    let stories = ["acacia", "endive"].into_iter().flat_map(of_shape);
+    let stories = ["acacia", "endive"]
+        .into_iter()
+        .flat_map(|shape| of_shape(shape).into_iter().chain(money_tests::of_shape(shape)));
     stories.flat_map(|story| (1..=story.events.len()).map(move |events| story.first(events))).collect()
 }
 
