@@ -43,3 +43,4 @@ mod success_page;
 mod tidy;
 mod upkeep;
 mod webhook;
+mod year;
