@@ -448,7 +448,6 @@ async fn who_watches_a_level_that_ends_in_a_week_is_told_when_the_week_is_jumped
     assert_eq!(told.version_and_level(), (Some(version + 1), "FREE"));
 }
 
-/// Time that ran ahead of the events made levels end between a renewal and the event that told of it.
 #[tokio::test]
 async fn a_year_that_passes_at_once_ends_no_level_that_is_renewed() {
     let mut life = Life::begin().await;
