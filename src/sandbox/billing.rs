@@ -14,8 +14,10 @@ const HOUR: i64 = 60 * 60;
 const DAY: i64 = 24 * HOUR;
 /// Between a renewal's invoice and its payment, as at Stripe.
 const DRAFT_LASTS: i64 = HOUR;
-/// How long after each failed attempt the next one is.
-const RETRIES: &[i64] = &[3 * DAY, 5 * DAY, 7 * DAY];
+/// How long after the first failed attempt the next one is.
+pub(super) const FIRST_RETRY: i64 = 3 * DAY;
+/// The same after each failed attempt.
+const RETRIES: &[i64] = &[FIRST_RETRY, 5 * DAY, 7 * DAY];
 
 /// What becomes of a subscription when the last attempt at a payment has failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

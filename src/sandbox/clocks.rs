@@ -9,7 +9,7 @@ use super::{
     happenings::Cause,
     objects::{Clock, Dispute, InvoiceStatus, Shift, Standing, Subscription},
     payments,
-    state::State,
+    state::{Pending, State},
 };
 
 const HOUR: i64 = 60 * 60;
@@ -70,6 +70,17 @@ impl State {
         self.shifts.get(Shift::ID).is_some_and(|shift| shift.goal.is_some())
     }
 
+    /// Whether an event is on its way that nobody holds back: waiting for its first attempt, or in the middle of any. What failed is not
+    /// waited for, nor what is held so that newer events overtake it.
+    fn is_delivering(&self) -> bool {
+        let is_first = |pending: &&Pending| {
+            pending.failed == 0 && self.endpoints.get(&pending.endpoint).is_some_and(|of| self.url(of).is_some())
+        };
+        let mut due = self.due.iter().filter_map(|(_, id)| self.pending.get(id));
+        !self.switches.withhold
+            && (self.under_way.values().any(|attempts| *attempts > 0) || due.any(|it| is_first(&it)))
+    }
+
     /// Tells the sandbox's time where to go. It goes forwards only.
     pub(super) fn advance_to(&mut self, goal: i64) {
         let shift = self.shifts.get(Shift::ID).cloned().unwrap_or_default();
@@ -78,7 +89,7 @@ impl State {
     }
 }
 
-/// Does the next thing that is due, on any clock. `false`: nothing is, and no clock is on its way.
+/// Does the next thing that is due, on any clock. `false`: nothing is, and no clock is on its way; or the sandbox's waits for deliveries.
 pub(super) fn step(state: &mut State, real: i64) -> bool {
     step_shared(state, real) || step_own(state)
 }
@@ -87,7 +98,9 @@ pub(super) fn step(state: &mut State, real: i64) -> bool {
 fn step_shared(state: &mut State, real: i64) -> bool {
     let shift = state.shifts.get(Shift::ID).cloned().unwrap_or_default();
     let time = state.time(real);
-    let limit = shift.goal.map_or(time, |goal| goal.max(time));
+    // Nobody's level may be over because time ran ahead of the event that renews it.
+    let goal = shift.goal.filter(|_| !state.is_delivering());
+    let limit = goal.map_or(time, |goal| goal.max(time));
     if let Some((at, what, id)) = next(state, None).filter(|(at, ..)| *at <= limit) {
         if at > time {
             state.put(Shift { seconds: at.saturating_sub(real), ..shift });
@@ -95,7 +108,7 @@ fn step_shared(state: &mut State, real: i64) -> bool {
         act(state, what, &id, &Cause::at(at));
         return true;
     }
-    if shift.goal.is_some() {
+    if goal.is_some() {
         state.put(Shift { seconds: limit.saturating_sub(real), goal: None, ..shift });
         return true;
     }

@@ -110,6 +110,7 @@ impl Courier {
         let Some((parcel, endpoint)) = begun else {
             // Its endpoint is gone, or switched off.
             let ((), _kept_later) = self.shared.change(|state| drop_delivery(state, &id));
+            self.shared.answered.notify_waiters();
             return;
         };
         // Nobody hears of an event that a restart would not know.
@@ -124,6 +125,7 @@ impl Courier {
         });
         // A place is free, whatever was written.
         self.shared.changed.notify_one();
+        self.shared.answered.notify_waiters();
     }
 
     /// What a delivery needs. The event is written once more, so that the receipt is about it.

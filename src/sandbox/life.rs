@@ -26,7 +26,7 @@ const UNTIL_PAID: i64 = 60 * 60;
 pub enum Happening {
     /// Time goes on until the next renewal has been charged; without a subscription, for thirty days.
     MonthPasses,
-    /// The card stops paying, and time goes on until that shows.
+    /// The card stops paying, and time goes on until the renewal has failed twice: by then a grace of three days is over.
     RenewalFails,
     /// The card pays again, and time goes on to the next attempt.
     CardMended,
@@ -92,15 +92,23 @@ fn not_kept(error: NotKept) -> SandboxError {
     SandboxError::NotKept(error.to_string())
 }
 
-/// Does what falls due until `goal`, one thing at a time, as the courier does, too: neither does what the other has done.
+/// Does what falls due until `goal`, one thing at a time, as the courier does, too: neither does what the other has done. Before time goes
+/// on, what was told is delivered, or has failed once.
 pub(super) async fn advance(shared: &Arc<Shared>, goal: i64) -> Result<(), NotKept> {
     let ((), _kept_with_the_next) = shared.change(|state| state.advance_to(goal));
     loop {
-        let (has_more, receipt) = shared.change(|state| clocks::step(state, now()));
-        if !has_more {
-            return receipt.kept().await;
+        let answered = shared.answered.notified();
+        let ((has_more, is_advancing), receipt) =
+            shared.change(|state| (clocks::step(state, now()), state.is_advancing()));
+        if has_more {
+            tokio::task::yield_now().await;
+            continue;
         }
-        tokio::task::yield_now().await;
+        receipt.kept().await?;
+        if !is_advancing {
+            return Ok(());
+        }
+        answered.await;
     }
 }
 
@@ -118,7 +126,7 @@ fn live(state: &mut State, user: UserId, happening: Happening) -> Result<Option<
             let subscription = subscribed()?;
             let cause = cause(Some(&subscription.customer));
             billing::use_card(state, &subscription.customer, &Method::new(Card::FailsLater), &cause);
-            Ok(Some(renewed(&subscription)))
+            Ok(Some(renewed(&subscription).saturating_add(billing::FIRST_RETRY)))
         }
         Happening::CardMended => {
             let subscription = subscribed()?;

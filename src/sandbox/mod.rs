@@ -227,6 +227,8 @@ fn switch(shared: &Shared, switches: Switches) -> Switches {
     let switches = Switches { copies: switches.copies.clamp(1, 5), ..switches };
     shared.look().switches = switches;
     shared.changed.notify_one();
+    // What is held back is not waited for.
+    shared.answered.notify_waiters();
     switches
 }
 

@@ -285,6 +285,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Something may have become due.
     pub(super) changed: Notify,
+    /// An attempt has ended, or the sandbox.
+    pub(super) answered: Notify,
     /// Told by how many seconds the sandbox's time is ahead.
     tell_ahead: fn(i64),
 }
@@ -292,7 +294,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(state: State, tell_ahead: fn(i64)) -> Self {
         tell_ahead(state.time(0));
-        Self { state: Mutex::new(state), changed: Notify::new(), tell_ahead }
+        Self { state: Mutex::new(state), changed: Notify::new(), answered: Notify::new(), tell_ahead }
     }
 
     /// To look at. Never held across a wait.
@@ -317,8 +319,9 @@ impl Shared {
         (done, receipt)
     }
 
-    /// Ends the way to the file.
+    /// Ends the way to the file. Who waits for deliveries finds it closed.
     pub(super) fn close(&self) {
         self.look().disk = None;
+        self.answered.notify_waiters();
     }
 }

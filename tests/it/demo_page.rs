@@ -308,6 +308,39 @@ async fn months_pass_cards_fail_and_a_subscription_ends_at_the_press_of_buttons(
 }
 
 #[tokio::test]
+async fn every_button_of_a_year_shows_its_effect_without_the_page_being_asked_for_again() {
+    let visit = Visit::start().await;
+    let browser = &visit.browser;
+    visit.order().await;
+    visit.pay_with(GOOD_CARD).await;
+    browser.reads("You are PRO").await;
+    browser.click("Back to the shop").await;
+    visit.is("PRO").await;
+    browser.holds("(window.stayed = true)").await;
+    for (button, level) in [
+        ("Renewal fails", "FREE"),
+        ("Card mended", "PRO"),
+        ("Refund", "FREE"),
+        ("A month passes", "PRO"),
+        ("Dispute", "FREE"),
+        ("Dispute won", "PRO"),
+        ("A month passes", "PRO"),
+        ("Dispute", "FREE"),
+        ("Dispute lost", "FREE"),
+        ("A month passes", "PRO"),
+    ] {
+        // Buttons are busy until what was pressed last has happened.
+        browser.holds("!document.querySelector('#life [aria-disabled=true]')").await;
+        browser.click(button).await;
+        visit.is(level).await;
+        browser.holds("document.getElementById('life-problem').hidden").await;
+    }
+    visit.shows_some("charge.dispute.closed").await;
+    browser.holds("window.stayed === true").await;
+    visit.assert_sound().await;
+}
+
+#[tokio::test]
 async fn whoever_one_is_stays_chosen_and_all_of_it_goes_by_keyboard() {
     let visit = Visit::start().await;
     let browser = &visit.browser;

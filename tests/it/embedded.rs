@@ -114,6 +114,14 @@ async fn tokens_and_triggers_work_beside_a_running_shop() {
     assert_eq!((code, error.as_str()), (Some(0), ""));
     assert!(told.lines().nth(1).unwrap().ends_with(r#"{"ok":true,"idempotent":true}"#), "{told}");
     becomes(&server, user, "PRO").await;
+    for (kind, level) in
+        [("checkout.session.completed", "PRO"), ("charge.dispute.created", "FREE"), ("charge.refunded", "FREE")]
+    {
+        let other = Uuid::from_u128(1).to_string();
+        let arguments = ["trigger", kind, "--user", &other, "--url", &url, "--session", "cs_test_7Ab"];
+        assert_eq!(tollgate(&shop, &[], &arguments).0, Some(0), "{kind}");
+        becomes(&server, Uuid::from_u128(1), level).await;
+    }
     // What writes belongs to the server while it runs.
     let (code, _, told) = tollgate(&shop, &[], &["migrate"]);
     assert_eq!(code, Some(1));

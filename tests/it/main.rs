@@ -48,3 +48,4 @@ mod success_page;
 mod tidy;
 mod upkeep;
 mod webhook;
+mod year;

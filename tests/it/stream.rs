@@ -28,21 +28,21 @@ const STREAM: &str = "/api/entitlements/stream";
 
 /// One event.
 #[derive(Debug, PartialEq)]
-struct Event {
+pub(crate) struct Event {
     name: String,
     id: Option<u64>,
     data: Value,
 }
 
 impl Event {
-    fn version_and_level(&self) -> (Option<u64>, &str) {
+    pub(crate) fn version_and_level(&self) -> (Option<u64>, &str) {
         assert_eq!((self.name.as_str(), self.id), ("entitlement", self.data["version"].as_u64()), "{self:?}");
         (self.id, self.data["entitlementLevel"].as_str().unwrap())
     }
 }
 
 /// Somebody who watches.
-struct Stream {
+pub(crate) struct Stream {
     response: reqwest::Response,
     text: String,
 }
@@ -58,12 +58,12 @@ impl Stream {
         Self { response, text: String::new() }
     }
 
-    async fn open(server: &TestServer, user: Uuid) -> Self {
+    pub(crate) async fn open(server: &TestServer, user: Uuid) -> Self {
         Self::of(request(server, &server.token(user), "")).await
     }
 
     /// The next event; `None` at the end. What keeps the stream alive is passed over.
-    async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());

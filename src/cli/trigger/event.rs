@@ -5,7 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Args, Kind, ModeWord};
+use super::{
+    Args, Kind, ModeWord,
+    objects::{self, Story},
+};
 use crate::domain::id::{EventId, SessionId};
 
 /// How long a session is open: Stripe's default.
@@ -17,19 +20,39 @@ pub(super) fn json(args: &Args, id: &EventId, session: &SessionId, created: i64)
         "object": "event",
         "api_version": "2026-10-28.endive",
         "created": created,
-        "data": { "object": self::session(args, session, created) },
+        "data": { "object": object(args, session, created) },
         "livemode": false,
         "pending_webhooks": 1,
         "request": { "id": null, "idempotency_key": null },
-        "type": args.kind.as_str(),
+        "type": args.kind.name(),
     })
+}
+
+fn object(args: &Args, session: &SessionId, created: i64) -> Value {
+    let story = Story::new(args, session, created);
+    match args.kind {
+        Kind::Completed | Kind::PaymentSucceeded | Kind::PaymentFailed | Kind::Expired => {
+            self::session(args, session, created)
+        }
+        Kind::SubscriptionCreated
+        | Kind::SubscriptionUpdated
+        | Kind::SubscriptionPaused
+        | Kind::SubscriptionResumed
+        | Kind::SubscriptionDeleted => story.subscription(),
+        Kind::Refunded => story.charge(),
+        Kind::RefundCreated | Kind::RefundFailed => story.refund(),
+        Kind::DisputeCreated | Kind::DisputeClosed => story.dispute(),
+        Kind::InvoicePaid => story.invoice(),
+        Kind::InvoicePaymentPaid => story.invoice_payment(),
+        Kind::CustomerDeleted => story.customer(),
+    }
 }
 
 fn session(args: &Args, id: &SessionId, created: i64) -> Value {
     let expired = args.kind == Kind::Expired;
     let subscribes = args.mode == ModeWord::Subscription;
     let payment_status = args.payment_status.as_deref().unwrap_or_else(|| args.kind.payment_status());
-    let unique = id.as_str().trim_start_matches("cs_").trim_start_matches("test_");
+    let unique = objects::unique(id);
     let of_session = |prefix: &str, there: bool| there.then(|| format!("{prefix}{unique}"));
     // A minute ago the buyer clicked; a session expires on its last second.
     let opened = created.saturating_sub(if expired { OPEN_SECONDS } else { 60 });
@@ -38,15 +61,15 @@ fn session(args: &Args, id: &SessionId, created: i64) -> Value {
         "object": "checkout.session",
         "adaptive_pricing": { "enabled": false },
         "allow_promotion_codes": false,
-        "amount_subtotal": 2900,
-        "amount_total": 2900,
+        "amount_subtotal": args.amount,
+        "amount_total": args.amount,
         "automatic_tax": { "enabled": false, "liability": null, "provider": null, "status": null },
         "cancel_url": "https://app.example.com/cancelled",
         "client_reference_id": args.user,
         "collected_information": null,
         "created": opened,
         "currency": "usd",
-        "customer": (!expired).then(|| format!("cus_{}", args.user.uuid().simple())),
+        "customer": (!expired).then(|| objects::customer(args.user)),
         "customer_account": null,
         "customer_details": if expired { Value::Null } else { customer() },
         "customer_email": null,

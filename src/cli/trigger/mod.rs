@@ -1,6 +1,7 @@
 //! `tollgate trigger`: an event as Stripe would deliver it, signed with the server's own secret.
 
 mod event;
+mod objects;
 
 use std::{path::Path, time::Duration};
 
@@ -23,7 +24,7 @@ use crate::{
 /// Longer than a server may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Event types that change what a user may do.
+/// Event types that change what a user may do, or may be about what did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     #[value(name = "checkout.session.completed")]
@@ -34,23 +35,59 @@ enum Kind {
     PaymentFailed,
     #[value(name = "checkout.session.expired")]
     Expired,
+    #[value(name = "customer.subscription.created")]
+    SubscriptionCreated,
+    #[value(name = "customer.subscription.updated")]
+    SubscriptionUpdated,
+    #[value(name = "customer.subscription.paused")]
+    SubscriptionPaused,
+    #[value(name = "customer.subscription.resumed")]
+    SubscriptionResumed,
+    #[value(name = "customer.subscription.deleted")]
+    SubscriptionDeleted,
+    #[value(name = "charge.refunded")]
+    Refunded,
+    #[value(name = "refund.created")]
+    RefundCreated,
+    #[value(name = "refund.failed")]
+    RefundFailed,
+    #[value(name = "charge.dispute.created")]
+    DisputeCreated,
+    #[value(name = "charge.dispute.closed")]
+    DisputeClosed,
+    #[value(name = "invoice.paid")]
+    InvoicePaid,
+    #[value(name = "invoice_payment.paid")]
+    InvoicePaymentPaid,
+    #[value(name = "customer.deleted")]
+    CustomerDeleted,
 }
 
 impl Kind {
-    const fn as_str(self) -> &'static str {
+    /// As Stripe writes it.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// What Stripe says of a session's payment with this type.
+    const fn payment_status(self) -> &'static str {
         match self {
-            Self::Completed => "checkout.session.completed",
-            Self::PaymentSucceeded => "checkout.session.async_payment_succeeded",
-            Self::PaymentFailed => "checkout.session.async_payment_failed",
-            Self::Expired => "checkout.session.expired",
+            Self::PaymentFailed | Self::Expired => "unpaid",
+            _ => "paid",
         }
     }
 
-    /// What Stripe says with this type.
-    const fn payment_status(self) -> &'static str {
+    /// How the object stands that Stripe tells of with this type.
+    const fn status(self) -> &'static str {
         match self {
-            Self::Completed | Self::PaymentSucceeded => "paid",
-            Self::PaymentFailed | Self::Expired => "unpaid",
+            Self::SubscriptionCreated | Self::SubscriptionUpdated | Self::SubscriptionResumed => "active",
+            Self::SubscriptionPaused => "paused",
+            Self::SubscriptionDeleted => "canceled",
+            Self::RefundFailed => "failed",
+            Self::DisputeCreated => "needs_response",
+            Self::DisputeClosed => "lost",
+            Self::InvoicePaid | Self::InvoicePaymentPaid => "paid",
+            _ => "succeeded",
         }
     }
 }
@@ -79,7 +116,7 @@ pub struct Args {
     /// The event's id, to deliver an event again; a new one where absent
     #[arg(long, value_name = "EVT", value_parser = event_id)]
     event_id: Option<EventId>,
-    /// The session's id, for several events about one purchase; a new one where absent
+    /// The session's id, for several events about one purchase: its subscription, payment and invoice are named after it; a new one where absent
     #[arg(long, value_name = "CS", value_parser = session_id)]
     session: Option<SessionId>,
     /// Where the server answers
@@ -91,6 +128,12 @@ pub struct Args {
     /// What Stripe says of the payment; what fits the event's type where absent
     #[arg(long, value_name = "STATUS")]
     payment_status: Option<String>,
+    /// How a subscription, refund or dispute stands, such as past_due or won; what fits the event's type where absent
+    #[arg(long, value_name = "STATUS")]
+    status: Option<String>,
+    /// What was paid, in cents; of a subscription, what its plan costs
+    #[arg(long, value_name = "CENTS", default_value = "2900", value_parser = clap::value_parser!(i64).range(0..))]
+    amount: i64,
     /// When Stripe made the event, in Unix seconds; now where absent
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..=253_402_300_799))]
     created: Option<i64>,

@@ -2,7 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{CARD, World, card, location, receiver::Receiver, shape};
+use tollgate::sandbox::Switches;
+
+use super::{
+    CARD, World, card, location,
+    receiver::{Receiver, Reply},
+    shape,
+};
 use crate::harness::{eventually, server::Answer};
 
 const DAY: i64 = 24 * 60 * 60;
@@ -148,6 +154,27 @@ async fn a_year_passes_in_a_moment() {
     for delivery in receiver.after(kinds.len()).await {
         delivery.assert_signed(super::WEBHOOK_SECRET);
     }
+}
+
+#[tokio::test]
+async fn time_ran_ahead_of_the_events_that_renew_a_level() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    receiver.reply(&[Reply::Hang]);
+    world.sandbox.deliver_to(&receiver.url);
+    world.subscription(CARD, &[]).await;
+    receiver.after(1).await;
+    let clock = async || world.get("/sandbox/clock").await.json;
+    let now = |clock: &Value| clock["now"].as_i64().unwrap();
+    let begun = now(&clock().await);
+    let looks = async {
+        eventually(super::PATIENCE, "time is to go on", || async { clock().await["advancing"] == true }).await;
+        let waiting = clock().await;
+        assert!(waiting["advancing"] == true && now(&waiting) < begun + DAY, "{waiting}");
+        // What is held back is not waited for.
+        world.sandbox.set_switches(Switches { withhold: true, ..Switches::default() });
+    };
+    tokio::join!(world.advance(366 * DAY), looks);
+    assert!(now(&clock().await) >= begun + 366 * DAY);
 }
 
 #[tokio::test]

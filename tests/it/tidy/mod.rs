@@ -4,6 +4,7 @@
 //!
 //! Source is read as tokens (`tokens.rs`), so comments and strings never count, and neither does `#[cfg(test)]` code.
 
+mod documents;
 mod rules;
 mod samples;
 mod tokens;
