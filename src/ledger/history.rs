@@ -24,7 +24,7 @@ pub struct HistoryEntry {
     pub quantity: u32,
     /// When it happened, by the database's clock.
     pub changed_at: DateTime<Utc>,
-    /// `delivery`, `retry`, `operator` or `time`.
+    /// `delivery`, `retry`, `fetched`, `operator` or `time`.
     pub cause: String,
     /// The event that did it.
     pub event: Option<String>,
