@@ -221,7 +221,7 @@ fn apply(
         Decision::Applied { grants } => {
             knows_what_is_held(account, catalogue)?;
             grants.iter().for_each(|grant| tell_ties(&account.account, *grant));
-            account.history.extend(HistoryRow::of(&change.cause, &before, &account.account, grants.last().copied()));
+            account.history.extend(HistoryRow::of(&change.cause, &before, &account.account, &grants));
             account.touch(&grants);
             Ok(Outcome::Applied)
         }
@@ -269,7 +269,7 @@ fn learn(
             let before = loaded.account.entitlement.clone();
             if is_tied && let Decision::Applied { grants } = loaded.account.weigh(money, catalogue, loaded.now) {
                 knows_what_is_held(loaded, catalogue)?;
-                let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, grants.last().copied());
+                let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, &grants);
                 loaded.history.extend(remembered);
                 loaded.touch(&grants);
                 changed.push(place);
