@@ -164,7 +164,8 @@ impl Entitlements {
         .unwrap_or(Err(ApplyError::TimedOut))
     }
 
-    /// Applies a change whose event names no user: finds the owner, and applies it as the owner's. The ledger reads the owner again
+    /// Applies a change whose event names no user: finds the owner, and applies it as the owner's. A delivery whose owner is
+    /// only likely waits in the inbox for its next try. The ledger reads the owner again
     /// under the user's lock; where that is another one by then, it begins anew. Gives the user with the outcome.
     ///
     /// # Errors
@@ -173,8 +174,11 @@ impl Entitlements {
         const TRIES: u32 = 3;
         let Unowned { subject, cause, effect } = unowned;
         for _ in 0..TRIES {
-            let reason = match self.inner.tools.ledger.owner(&subject).await? {
-                Owner::User(user) => {
+            let owner = self.inner.tools.ledger.owner(&subject).await?;
+            // A subscription's first events come beside its checkout's, which may name somebody else: that one has the first word.
+            let is_claimable = matches!((owner, &cause), (Owner::Likely(_), Cause::Delivery(_)));
+            let reason = match owner {
+                Owner::User(user) | Owner::Likely(user) if !is_claimable => {
                     let found_by = Some(subject.clone());
                     let change = Change { user, found_by, cause: cause.clone(), effect: effect.clone() };
                     match self.apply(change).await {
@@ -182,7 +186,7 @@ impl Entitlements {
                         result => return result.map(|outcome| (Some(user), outcome)),
                     }
                 }
-                Owner::Nobody => ParkReason::UnknownOwner,
+                Owner::Nobody | Owner::User(_) | Owner::Likely(_) => ParkReason::UnknownOwner,
                 Owner::Several => ParkReason::SeveralOwners,
             };
             return match cause {

@@ -85,6 +85,8 @@ pub enum Owner {
     Nobody,
     /// One user's.
     User(UserId),
+    /// Likely this user's, the only one who bought anything as the customer. Somebody else's checkout may still claim it.
+    Likely(UserId),
     /// Users share the customer.
     Several,
 }
@@ -96,12 +98,21 @@ impl Owner {
         for (is_certain, user) in users {
             match by_customer {
                 _ if is_certain => return Self::User(user),
-                Self::Nobody => by_customer = Self::User(user),
-                Self::User(other) if other == user => {}
-                Self::User(_) | Self::Several => by_customer = Self::Several,
+                Self::Nobody => by_customer = Self::Likely(user),
+                Self::Likely(other) if other == user => {}
+                _ => by_customer = Self::Several,
             }
         }
         by_customer
+    }
+
+    /// The one user, however certain.
+    #[must_use]
+    pub const fn user(self) -> Option<UserId> {
+        match self {
+            Self::User(user) | Self::Likely(user) => Some(user),
+            Self::Nobody | Self::Several => None,
+        }
     }
 }
 

@@ -77,9 +77,9 @@ pub enum DisputeStatus {
     NeedsResponse,
     /// The same, answered.
     UnderReview,
-    /// Averted before it was one. For ever.
+    /// Averted before it was one.
     Prevented,
-    /// An inquiry that came to nothing. For ever.
+    /// An inquiry that came to nothing; the bank may still make a chargeback of it.
     WarningClosed,
     /// The money came back. For ever.
     Won,
@@ -105,7 +105,7 @@ impl DisputeStatus {
     }
 
     const fn is_terminal(self) -> bool {
-        matches!(self, Self::Prevented | Self::WarningClosed | Self::Won | Self::Lost)
+        matches!(self, Self::Won | Self::Lost)
     }
 
     const fn hold(self) -> Option<Hold> {

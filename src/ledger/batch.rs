@@ -150,9 +150,9 @@ impl<'a> Subjects<'a> {
         may_write: impl Fn(usize) -> bool,
     ) -> Result<(), Failure> {
         for (number, (place, _)) in (1..).zip(&self.0) {
-            let moved = entries.get(*place).is_some_and(|entry| {
-                may_write(*place) && entry.user().map(Owner::User) != Some(owner_of(owners, number))
-            });
+            let moved = entries
+                .get(*place)
+                .is_some_and(|entry| may_write(*place) && entry.user() != owner_of(owners, number).user());
             if moved {
                 return Err(Failure::Culprit(*place, LedgerError::OwnerChanged));
             }

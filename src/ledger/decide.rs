@@ -16,7 +16,7 @@ use super::{
 use crate::domain::{
     change::{Account, Change, Decision, Effect},
     event::{EventRecord, Outcome, ParkReason},
-    grant::GrantStatus,
+    grant::{Grant, GrantStatus},
     id::UserId,
     money::{Objects, Report},
     plan::Catalogue,
@@ -161,7 +161,7 @@ pub(super) fn decide<'a>(
             continue;
         }
         let is_first = entry.event().is_none_or(|event| inbox.first.contains(event.id.as_str()));
-        let panicked = |()| Failure::Culprit(index, LedgerError::Panicked);
+        let culprit = |error| Failure::Culprit(index, error);
         let place = usize::try_from(users.place(entry.user()) - 1).ok();
         let mut others = Vec::new();
         let outcome = match entry {
@@ -173,8 +173,9 @@ pub(super) fn decide<'a>(
             Entry::Note(Note { verdict: Verdict::Parked(reason), .. }) => Outcome::Parked(*reason),
             Entry::Change(change) => {
                 // Always there: every change has a user, and every user a place.
-                let account = place.and_then(|place| accounts.get_mut(place)).ok_or(()).map_err(panicked)?;
-                let outcome = apply(change, account, money, catalogue, owns_users).map_err(panicked)?;
+                let account = place.and_then(|place| accounts.get_mut(place)).ok_or(LedgerError::Panicked);
+                let outcome = account.and_then(|account| apply(change, account, money, catalogue, owns_users));
+                let outcome = outcome.map_err(culprit)?;
                 if let (Outcome::Applied, Effect::SessionExpired(session)) = (outcome, &change.effect) {
                     decided.expired_sessions.push(session.as_str());
                 }
@@ -182,7 +183,7 @@ pub(super) fn decide<'a>(
                 outcome
             }
             Entry::Report(report) => {
-                let changed = learn(report, accounts, money, catalogue).map_err(panicked)?;
+                let changed = learn(report, accounts, money, catalogue).map_err(culprit)?;
                 let outcome = if changed.is_some() { Outcome::Applied } else { Outcome::Superseded };
                 let state = |place: usize| {
                     Some((UserId::from(*users.ids.get(place)?), accounts.get(place)?.account.entitlement.clone()))
@@ -199,14 +200,14 @@ pub(super) fn decide<'a>(
     Ok(decided)
 }
 
-/// The decision about one change. `Err` if it panicked: a fault of ours that must not take the whole batch down.
+/// The decision about one change. `Err` if it panicked, a fault of ours that must not take the whole batch down, or cannot be made here.
 fn apply(
     change: &Change,
     account: &mut Loaded,
     money: &Objects,
     catalogue: &Catalogue,
     owns_users: bool,
-) -> Result<Outcome, ()> {
+) -> Result<Outcome, LedgerError> {
     if !account.exists && !owns_users {
         return Ok(Outcome::Parked(ParkReason::UnknownUser));
     }
@@ -215,11 +216,12 @@ fn apply(
     }
     let (now, before) = (account.now, account.account.entitlement.clone());
     let decision = catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, money, catalogue, now)))
-        .map_err(|_| ())?;
+        .map_err(|_| LedgerError::Panicked)?;
     match decision {
         Decision::Applied { grants } => {
+            knows_what_is_held(account, catalogue)?;
             grants.iter().for_each(|grant| tell_ties(&account.account, *grant));
-            account.history.extend(HistoryRow::of(&change.cause, &before, &account.account, grants.last().copied()));
+            account.history.extend(HistoryRow::of(&change.cause, &before, &account.account, &grants));
             account.touch(&grants);
             Ok(Outcome::Applied)
         }
@@ -233,7 +235,16 @@ fn gives_what_is_not_sold(effect: &Effect, catalogue: &Catalogue) -> bool {
         if grant.status == GrantStatus::Active && !grant.level.is_free() && catalogue.plan(&grant.level).is_none())
 }
 
-/// Takes what a report says, and gives the places of the accounts that it changed; none if it says nothing new. `Err` if it panicked.
+/// `Err` if there is a live grant of a level that this replica's catalogue does not have, as while a new catalogue reaches one replica after the
+/// other: folded here, its holder would be served `FREE`. Another replica can decide, or this one in a moment.
+fn knows_what_is_held(loaded: &Loaded, catalogue: &Catalogue) -> Result<(), LedgerError> {
+    let is_unknown = |grant: &&Grant| grant.is_live(loaded.now) && catalogue.plan(&grant.level).is_none();
+    loaded.account.grants.iter().find(is_unknown).map_or(Ok(()), |grant| {
+        Err(LedgerError::Unavailable(format!("the catalogue does not have level {}, which is held", grant.level)))
+    })
+}
+
+/// Takes what a report says, and gives the places of the accounts that it changed; none if it says nothing new. `Err` as of [`apply`].
 ///
 /// An account is looked at if a grant of its is tied to the report's objects by now: by what the ledger had, or by what came before
 /// it in this batch.
@@ -242,14 +253,14 @@ fn learn(
     accounts: &mut [Loaded],
     money: &mut Objects,
     catalogue: &Catalogue,
-) -> Result<Option<Vec<usize>>, ()> {
+) -> Result<Option<Vec<usize>>, LedgerError> {
     let learn = AssertUnwindSafe(|| {
         let mut is_new = false;
         for fact in &report.facts {
             is_new |= money.learn(fact);
         }
         if !is_new {
-            return None;
+            return Ok(None);
         }
         tell_unmeasured(report, money);
         let mut changed = Vec::new();
@@ -257,15 +268,16 @@ fn learn(
             let is_tied = loaded.account.grants.iter().any(|grant| money.are_tied(report, grant));
             let before = loaded.account.entitlement.clone();
             if is_tied && let Decision::Applied { grants } = loaded.account.weigh(money, catalogue, loaded.now) {
-                let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, grants.last().copied());
+                knows_what_is_held(loaded, catalogue)?;
+                let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, &grants);
                 loaded.history.extend(remembered);
                 loaded.touch(&grants);
                 changed.push(place);
             }
         }
-        Some(changed)
+        Ok(Some(changed))
     });
-    catch_unwind(learn).map_err(|_| ())
+    catch_unwind(learn).map_err(|_| LedgerError::Panicked).flatten()
 }
 
 /// Says that money went back of a payment of which no event has said how much it was: it takes nothing till then.
@@ -285,3 +297,6 @@ fn tell_ties(account: &Account, grant: usize) {
         tracing::warn!(source = %grant.source, "events of one second do not tell which state is the last: the richer one holds");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub struct HistoryEntry {
     pub quantity: u32,
     /// When it happened, by the database's clock.
     pub changed_at: DateTime<Utc>,
-    /// `delivery`, `retry`, `operator` or `time`.
+    /// `delivery`, `retry`, `fetched`, `operator` or `time`.
     pub cause: String,
     /// The event that did it.
     pub event: Option<String>,
@@ -46,9 +46,9 @@ pub(super) struct HistoryRow {
 }
 
 impl HistoryRow {
-    /// What there is to remember of a change that was applied and touched the grant at that place; none if it changed nothing that
-    /// anybody could notice.
-    pub(super) fn of(cause: &Cause, before: &Entitlement, after: &Account, grant: Option<usize>) -> Option<Self> {
+    /// What there is to remember of a change that was applied and touched these grants; none if it changed nothing that anybody could
+    /// notice. Of several grants, as of a customer who was deleted, the one is named that gave what the user had, or gives it now.
+    pub(super) fn of(cause: &Cause, before: &Entitlement, after: &Account, grants: &[usize]) -> Option<Self> {
         let entitlement = &after.entitlement;
         let remark = match cause {
             Cause::Operator(remark) => Some(remark.clone()),
@@ -60,11 +60,16 @@ impl HistoryRow {
         if is_as_before && remark.is_none() {
             return None;
         }
+        let touched = || grants.iter().filter_map(|place| after.grants.get(*place));
+        let giver = |state: &Entitlement| {
+            touched().find(|grant| grant.level == state.level && Some(grant.period_end) == state.expires_at)
+        };
+        let grant = giver(before).or_else(|| giver(entitlement)).or_else(|| touched().next_back());
         Some(Self {
             entitlement: entitlement.clone(),
             cause: cause.as_str(),
             event: cause.event().map(|event| event.id.clone()),
-            source: grant.and_then(|place| after.grants.get(place)).map(|grant| grant.source.clone()),
+            source: grant.map(|grant| grant.source.clone()),
             remark,
         })
     }

@@ -234,6 +234,33 @@ async fn what_is_known_of_payments_is_found_by_indexes() {
     assert_eq!(database.value(scans).await, "0");
 }
 
+/// Statements are prepared when a lane connects, and the server may learn how much there is by now only minutes later.
+#[tokio::test]
+async fn a_plan_made_for_empty_tables_went_through_all_subscriptions_and_payments() {
+    let database = migrated().await;
+    let ledger = connect(&database, Limits::default()).await;
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, money::paid(user(), "evt_1", "cs_1", "pi_7")).await;
+    database
+        .execute(
+            "ALTER TABLE stripe_objects SET (autovacuum_enabled = off); \
+             ALTER TABLE user_entitlements SET (autovacuum_enabled = off); \
+             INSERT INTO users (id) SELECT md5(n::text)::uuid FROM generate_series(1, 3000) AS n; \
+             INSERT INTO user_entitlements (user_id, entitlement_level, expires_at, source_kind, source_id, status, period_end) \
+               SELECT md5(n::text)::uuid, 'PRO', now(), 'subscription', 'sub_' || n, 'active', now() FROM generate_series(1, 3000) AS n; \
+             INSERT INTO stripe_objects SELECT 'pi_' || n, 'in_' || n, NULL, '{}' FROM generate_series(1, 3000) AS n",
+        )
+        .await;
+    database.execute("SELECT pg_stat_reset()").await;
+    commit_one(&mut *lane, money::disputed("evt_2", "pi_7", DisputeStatus::Lost, 2)).await;
+    // A connection tells what it has read when it ends.
+    drop(lane);
+    let indexes = "FROM pg_stat_user_indexes WHERE relname IN ('stripe_objects', 'user_entitlements')";
+    let told = format!("SELECT sum(idx_scan) > 0 {indexes}");
+    eventually(PATIENCE, "the lane has told what it has read", || async { database.value(&told).await == "t" }).await;
+    assert_eq!(database.value(&format!("SELECT sum(idx_tup_read) < 100 {indexes}")).await, "t");
+}
+
 /// Opens a transaction that holds the user's advisory lock. The key is the ledger's own secret: it is found by watching a
 /// commit take it.
 pub(crate) async fn hold_lock_of(

@@ -119,6 +119,31 @@ async fn an_event_that_names_nobody_finds_its_user_as_soon_as_one_is_known() {
     eventually(PATIENCE, "the end is applied", async || level(&server, user).await.0 == "FREE").await;
 }
 
+/// Its own events, which named nobody, came before its checkout: it went to the other user of the customer, and the buyer's checkout was
+/// parked for good.
+#[tokio::test]
+async fn a_subscription_was_given_to_another_user_of_its_customer_before_its_buyer_could_claim_it() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let (other, buyer) = (Uuid::new_v4(), Uuid::new_v4());
+    let first = Subscription::of(other);
+    server.deliver(&first.event(ENDIVE[2], 0)).await;
+    let unnamed = Subscription {
+        customer: first.customer,
+        metadata: json!({ "entitlementLevel": "PRO" }),
+        ..Subscription::of(buyer)
+    };
+    server.deliver(&unnamed.event(ENDIVE[0], 0)).await;
+    assert_eq!(level(&server, other).await.0, "FREE");
+
+    let bought = SessionEvent { subscription: Some(unnamed.id.clone()), ..SessionEvent::subscribed(buyer) };
+    assert_eq!(server.deliver(&bought.json()).await.json["processed"], true);
+    let applied =
+        format!("SELECT count(*) FROM user_entitlements WHERE source_id = '{}' AND snapshots IS NOT NULL", unnamed.id);
+    eventually(PATIENCE, "what waited is the buyer's", async || world.database.value(&applied).await == "1").await;
+    assert_eq!([level(&server, other).await.0, level(&server, buyer).await.0], ["FREE", "PRO"]);
+}
+
 #[tokio::test]
 async fn of_a_customer_whom_users_share_nothing_is_guessed() {
     let world = World::new().await;
@@ -132,7 +157,12 @@ async fn of_a_customer_whom_users_share_nothing_is_guessed() {
     };
     server.deliver(&first.event(ENDIVE[0], 0)).await;
     let unnamed = of_customer(one, Value::Null);
-    assert_eq!(server.deliver(&unnamed.event(ENDIVE[2], 0)).await.json["processed"], true, "the only one it can be");
+    let end = unnamed.event(ENDIVE[2], 0);
+    assert_eq!(server.deliver(&end).await.json["parked"], true, "its checkout may say whose it is");
+    assert_eq!(server.deliver(&end).await.json["idempotent"], true, "it is made due");
+    let owner =
+        format!("SELECT count(*) FROM user_entitlements WHERE source_id = '{}' AND user_id = '{one}'", unnamed.id);
+    eventually(PATIENCE, "the only one it can be", async || world.database.value(&owner).await == "1").await;
     let second = of_customer(other, json!({ "userId": other, "entitlementLevel": "PRO" }));
     server.deliver(&second.event(ENDIVE[0], 0)).await;
     let answer = server.deliver(&of_customer(one, Value::Null).event(ENDIVE[2], 0)).await;

@@ -223,6 +223,7 @@ fn scripts() -> Vec<(Option<Hold>, Script)> {
         (None, vec![bought, (2, refund("re_1", Succeeded, PRICE, 0))]),
         (suspended, vec![bought, (2, dispute("dp_1", WarningNeedsResponse)), (3, dispute("dp_1", NeedsResponse))]),
         (None, vec![bought, (2, dispute("dp_1", WarningNeedsResponse)), (3, dispute("dp_1", WarningClosed))]),
+        (suspended, vec![bought, (2, dispute("dp_1", WarningClosed)), (3, dispute("dp_1", NeedsResponse))]),
         (
             revoked,
             vec![

@@ -106,7 +106,7 @@ pub(super) struct HistoryEntryAnswer {
     /// When it happened.
     #[serde(serialize_with = "time::millis")]
     changed_at: DateTime<Utc>,
-    /// `delivery` or `retry` of an event, `operator`, or `time`.
+    /// `delivery` or `retry` of an event, `fetched` where Stripe was asked, `operator`, or `time`.
     #[schema(example = "operator")]
     cause: String,
     /// The event that did it.

@@ -51,7 +51,7 @@ impl<'a> Book<'a> {
         let (user, effect) = match meaning {
             Meaning::Change(change) => (change.user, &change.effect),
             Meaning::Unowned(unowned) => match self.owner(&unowned.subject) {
-                Owner::User(user) => (user, &unowned.effect),
+                Owner::User(user) | Owner::Likely(user) => (user, &unowned.effect),
                 Owner::Nobody | Owner::Several => return false,
             },
             Meaning::Report(report) => {
