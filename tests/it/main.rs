@@ -23,6 +23,7 @@ mod duplicate_delivery;
 mod embedded;
 mod entitlement_read;
 mod expiry;
+mod fetch;
 mod harness_self;
 mod ledger;
 mod ledger_faults;

@@ -169,6 +169,7 @@ async fn nobody_from_the_web_can_write_or_see_more_than_his_own() {
         "checkout_sessions",
         "checkout_keys",
         "instances",
+        "stripe_fetches",
         "stripe_objects",
         "tollgate_ledger",
         "__diesel_schema_migrations",
