@@ -122,7 +122,8 @@ async fn a_tie_is_settled_by_asking_once_on_however_many_replicas() {
     all_is_answered(&world).await;
     assert_eq!(world.stripe.asked(&tied.path()), 1);
     assert_eq!(world.database.value("SELECT count(*)::text FROM stripe_events").await, "2", "it is no event");
-    let cause = format!("SELECT cause FROM entitlement_history WHERE user_id = '{}' ORDER BY version DESC", tied.user);
+    let cause =
+        format!("SELECT cause FROM entitlement_history WHERE user_id = '{}' ORDER BY version DESC LIMIT 1", tied.user);
     assert_eq!(world.database.value(&cause).await, "fetched");
 
     tied.told(&server, "active", tied.second + 1).await;

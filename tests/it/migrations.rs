@@ -69,6 +69,7 @@ const SCRIPTS: &[&str] = &[
     include_str!("../../migrations/postgres/2026-11-23-000011_money/up.sql"),
     include_str!("../../migrations/postgres/2026-11-23-000012_by_hand/up.sql"),
     include_str!("../../migrations/postgres/2026-11-23-000013_one_session/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000014_stripe_fetches/up.sql"),
 ];
 
 #[tokio::test]
