@@ -73,6 +73,8 @@ pub(crate) struct Load {
     pub(crate) servers: Vec<SocketAddr>,
     /// Connections, each with one request in flight.
     pub(crate) connections: usize,
+    /// How long a connection rests after an answer that is wrong, refusals included.
+    pub(crate) rest: Duration,
     /// Answers during this time are not counted.
     pub(crate) warm_up: Duration,
     /// How long it goes on after that.
@@ -156,7 +158,7 @@ pub(crate) async fn drive(load: Load) -> Answers {
     let end = start + load.warm_up + load.limit;
     let mut tasks = JoinSet::new();
     for connection in connections {
-        tasks.spawn(connection.work(Arc::clone(&queue), start, end));
+        tasks.spawn(connection.work(Arc::clone(&queue), load.rest, start, end));
     }
     let mut answers = Answers { all: Vec::new(), counted_from: load.warm_up, errors: Vec::new(), failed: 0 };
     while let Some(done) = tasks.join_next().await {
@@ -220,7 +222,7 @@ impl Connection {
         Ok(Self { server, stream, buffer: vec![0; 16 * 1024] })
     }
 
-    async fn work(mut self, queue: Arc<Queue>, start: Instant, end: Instant) -> Part {
+    async fn work(mut self, queue: Arc<Queue>, rest: Duration, start: Instant, end: Instant) -> Part {
         let mut part = Part::default();
         let mut now = Instant::now();
         while now < end
@@ -249,6 +251,10 @@ impl Connection {
                 }
             };
             part.all.push(Answer { request, verdict, at: now - start, latency: now - sent });
+            if verdict == Verdict::Wrong && !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+                now = Instant::now();
+            }
         }
         part
     }

@@ -83,6 +83,7 @@ enum Phase {
     Duplicates,
     Mixed,
     Reads,
+    Overload,
     Memory,
 }
 
@@ -160,6 +161,7 @@ async fn measure(bench: &mut Bench, options: &Options, report: &mut Report) {
             Phase::Duplicates => phases::duplicates(bench, options, report).await,
             Phase::Mixed => phases::mixed(bench, options, report).await,
             Phase::Reads => phases::read(bench, options, report).await,
+            Phase::Overload => phases::overload(bench, options, report).await,
             Phase::Memory => phases::memory(bench, options, report).await,
         }
     }

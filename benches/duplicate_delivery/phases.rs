@@ -46,6 +46,7 @@ impl Options {
             copies,
             servers: Vec::new(),
             connections: self.connections,
+            rest: Duration::ZERO,
             warm_up: WARM_UP,
             limit: self.limit(),
         }
@@ -216,6 +217,40 @@ pub(crate) async fn memory(bench: &mut Bench, options: &Options, report: &mut Re
         let each = kib(at_end, bytes) / (sent - users) as f64;
         report.memory("more for each after the first 20,000", each, "KiB", Target::None);
     }
+}
+
+/// New users, one event each, over three times as many connections as webhooks may be under way, each as often as those are served
+/// that there is room for: three times what can be done. Who is refused comes again with the next event.
+pub(crate) async fn overload(bench: &mut Bench, options: &Options, report: &mut Report) {
+    let room = options.connections.to_string();
+    let server = bench.serve_with(&[("TOLLGATE_WEBHOOKS_IN_FLIGHT", &room)]).await;
+    let mut goodput = async |bench: &mut Bench, connections: usize, rest: Duration| {
+        let events = bench.mint.events(options.events, 1);
+        let load = Load { connections, rest, servers: vec![server.public], ..options.load(webhooks(&events), None) };
+        let answers = drive(load).await;
+        let applied = answers.all.iter().filter(|answer| answer.verdict == Verdict::Applied);
+        bench.delivered.extend(applied.map(|answer| events[answer.request].clone()));
+        // A refusal comes before its request is read; the connection may end with it.
+        let is_refusal = |error: &&String| error.starts_with("503 ") || error.contains("the connection ended");
+        for error in answers.errors.iter().filter(|error| !is_refusal(error)) {
+            report.violation(format!("overload: {error}"));
+        }
+        answers
+    };
+    let before = goodput(bench, options.connections, Duration::ZERO).await.rate_of(Verdict::Applied);
+    let rest = Duration::from_secs_f64(options.connections as f64 / before.max(1.0));
+    let answers = goodput(bench, options.connections * 3, rest).await;
+    let after = goodput(bench, options.connections, Duration::ZERO).await.rate_of(Verdict::Applied);
+    let rate = answers.rate_of(Verdict::Applied);
+    let taken = answers.counted().iter().filter(|answer| answer.verdict == Verdict::Applied);
+    report.row(Row {
+        phase: "three times too much",
+        rate,
+        latency: Latency::of(taken.map(|answer| answer.latency).collect()),
+        compared: rate,
+        ceiling: Ceiling { name: "as much as there is room for", before, after },
+        target: bench.aim(Target::AtLeast(0.7)),
+    });
 }
 
 /// The rate at which the ceiling server answers these requests.

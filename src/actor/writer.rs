@@ -96,11 +96,16 @@ fn start_lane(arbiter: &Arbiter, ledger: &Arc<dyn Ledger>, queue_max: usize, bat
 }
 
 fn note_commit(unpublished: &Unpublished, user: Option<UserId>, result: &Result<Committed, LedgerError>) {
-    let Ok(Committed { outcome: Outcome::Applied, entitlement, others }) = result else { return };
-    if let (Some(user), Some(entitlement)) = (user, entitlement) {
+    let committed = match (user, result) {
+        (_, Ok(committed)) if committed.outcome == Outcome::Applied => committed,
+        // It may have happened, and the redelivery may be hours away: whatever the ledger says is shown.
+        (Some(user), Err(LedgerError::InDoubt)) => return unpublished.committed(user, 0),
+        _ => return,
+    };
+    if let (Some(user), Some(entitlement)) = (user, &committed.entitlement) {
         unpublished.committed(user, entitlement.version);
     }
-    for (user, entitlement) in others {
+    for (user, entitlement) in &committed.others {
         unpublished.committed(*user, entitlement.version);
     }
 }

@@ -1,18 +1,21 @@
 //! Sockets and servers.
 
 use std::{
+    any::Any,
     io,
     net::{SocketAddr, TcpListener},
+    time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::Server};
+use actix_web::{App, HttpServer, dev::Server, middleware::from_fn};
 use anyhow::{Context, anyhow};
-use tokio::net::TcpSocket;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
     config::ServerConfig,
     demo::{self, Demo},
-    http::{self, RequestId, State},
+    http::{self, Cors, RequestId, State, UnderWay},
 };
 
 /// Connections that wait to be taken.
@@ -59,14 +62,19 @@ pub(super) fn public(
     config: &ServerConfig,
     state: State,
     demo: Option<Demo>,
+    under_way: UnderWay,
 ) -> anyhow::Result<Server> {
+    let cors = Cors::new(&config.cors_origins);
+    let unread_timeout = config.unread_timeout;
     let server = HttpServer::new(move || {
-        let demo = demo.clone();
+        let (demo, cors) = (demo.clone(), cors.clone());
         App::new()
             .configure(|app| demo.into_iter().for_each(|demo| demo::routes(demo)(app)))
             .configure(http::routes(state.clone()))
-            .wrap(RequestId)
+            .wrap(from_fn(move |request, next| cors.clone().pass(request, next)))
+            .wrap(RequestId::from(under_way.clone()))
     })
+    .on_connect(move |connection, _| end_if_unread(connection, unread_timeout))
     .workers(config.http_workers)
     .client_request_timeout(config.head_timeout)
     // A stream whose client has gone is over at once, not at the next heartbeat. Whoever closes his side after a request gets
@@ -81,12 +89,27 @@ pub(super) fn public(
 
 /// The operators' listener's server.
 pub(super) fn admin(socket: Socket, config: &ServerConfig, state: State) -> anyhow::Result<Server> {
-    let server = HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(RequestId))
-        .workers(1)
-        .client_request_timeout(config.head_timeout)
-        .shutdown_timeout(1)
-        .disable_signals()
-        .listen(socket.listener)
-        .context("TOLLGATE_ADMIN_BIND")?;
+    let server =
+        HttpServer::new(move || App::new().configure(http::admin_routes(state.clone())).wrap(RequestId::default()))
+            .workers(1)
+            .client_request_timeout(config.head_timeout)
+            .shutdown_timeout(1)
+            .disable_signals()
+            .listen(socket.listener)
+            .context("TOLLGATE_ADMIN_BIND")?;
     Ok(server.run())
 }
+
+/// Has the kernel end a connection whose client takes nothing for so long: only it knows, and what waits there is written by
+/// nobody any more.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn end_if_unread(connection: &dyn Any, timeout: Duration) {
+    let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
+        tracing::debug!(%error, "a connection has no limit for what is not read");
+    }
+}
+
+/// Elsewhere the kernel's own limits have to do.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn end_if_unread(_connection: &dyn Any, _timeout: Duration) {}

@@ -44,7 +44,7 @@ use crate::{
     demo::{self, Demo},
     domain::live::LiveCatalogue,
     fetch::Fetcher,
-    http::{self, State},
+    http::{self, Clients, State, UnderWay},
     intake::{Interpreter, signature::Tolerance},
     operators::Operators,
     reader::EntitlementReader,
@@ -62,14 +62,8 @@ const LEDGER_READS: usize = 64;
 const DEMO_SESSION: Duration = Duration::from_secs(600);
 /// How often observations are counted into their buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
-/// Who is told of the sandbox's time. PostgreSQL has a clock of its own, which nobody puts ahead.
-const fn tell_ahead(config: &Config) -> fn(i64) {
-    match config.ledger.store {
-        LedgerStore::Sqlite(_) => clock::put_ahead,
-        LedgerStore::Postgres(_) => |_| {},
-    }
-}
-
+/// After the last handler's end: for answers on their way. Whoever has not read his by then does not hold up a stop.
+const LAST_BYTES: Duration = Duration::from_secs(2);
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -161,8 +155,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         readiness: Arc::new(probe),
         render_metrics: Arc::new(move || prometheus.render()),
         admin_token: config.auth.admin_token.clone(),
+        clients: Clients::new(&config.server.trusted_proxies, config.server.checkouts_per_address_per_minute),
         limits: http::Limits {
             body_timeout: config.server.body_timeout,
+            bodies_bytes_max: config.server.bodies_bytes_max,
             webhooks_in_flight_max: config.actor.webhooks_in_flight_max,
         },
     });
@@ -173,7 +169,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         admin: admin.address,
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
-    let public = listen::public(public, &config.server, state.clone(), demo.clone())?;
+    let under_way = UnderWay::default();
+    let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone())?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {
         sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));
@@ -207,7 +204,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
         // They have no end of their own, and the listener would wait for them.
         hub.stop();
-        public_handle.stop(true).await;
+        let all_read = public_handle.stop(true);
+        let all_answered = async {
+            under_way.none().await;
+            tokio::time::sleep(LAST_BYTES).await;
+        };
+        tokio::select! {
+            () = all_read => {}
+            () = all_answered => tracing::warn!("answers that nobody reads are given up"),
+        }
+        public.abort();
         upkeep.stop().await;
         entitlements.stop();
         admin_handle.stop(true).await;
@@ -235,6 +241,14 @@ fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activi
         activity,
         app: app.clone(),
     }))
+}
+
+/// Who is told of the sandbox's time. PostgreSQL has a clock of its own, which nobody puts ahead.
+const fn tell_ahead(config: &Config) -> fn(i64) {
+    match config.ledger.store {
+        LedgerStore::Sqlite(_) => clock::put_ahead,
+        LedgerStore::Postgres(_) => |_| {},
+    }
 }
 
 fn actor_limits(config: &Config) -> ActorLimits {

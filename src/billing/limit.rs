@@ -1,6 +1,7 @@
-//! How often one user may ask for a session.
+//! How often somebody may ask for a session: a user, or an address.
 
 use std::{
+    hash::Hash,
     num::NonZeroU32,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -14,30 +15,35 @@ use governor::{
 use super::CheckoutError;
 use crate::domain::id::UserId;
 
-/// After so many questions, users who have not asked for a while are forgotten.
+/// A bucket per user.
+pub(super) type UserLimit = Limit<UserId>;
+
+/// After so many questions, keys that have not asked for a while are forgotten.
 const FORGET_EVERY: u32 = 1024;
 
-/// A bucket per user. This replica's only: with several replicas a user gets as many times more.
-pub(super) struct UserLimit {
-    buckets: RateLimiter<UserId, DashMapStateStore<UserId>, DefaultClock>,
+/// A bucket per key. This replica's only: with several replicas a key gets as many times more.
+pub(crate) struct Limit<K: Hash + Eq + Clone> {
+    buckets: RateLimiter<K, DashMapStateStore<K>, DefaultClock>,
     clock: DefaultClock,
     asked: AtomicU32,
 }
 
-impl UserLimit {
-    pub(super) fn per_minute(most: NonZeroU32) -> Self {
+impl<K: Hash + Eq + Clone> Limit<K> {
+    pub(crate) fn per_minute(most: NonZeroU32) -> Self {
         let clock = DefaultClock::default();
         let buckets = RateLimiter::new(Quota::per_minute(most), DashMapStateStore::default(), clock.clone());
         Self { buckets, clock, asked: AtomicU32::new(0) }
     }
 
-    pub(super) fn check(&self, user: UserId) -> Result<(), CheckoutError> {
+    /// # Errors
+    /// Too often: with the time to wait.
+    pub(crate) fn check(&self, key: K) -> Result<(), CheckoutError> {
         if self.asked.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
             self.buckets.retain_recent();
             self.buckets.shrink_to_fit();
         }
         self.buckets
-            .check_key(&user)
+            .check_key(&key)
             .map_err(|refusal| CheckoutError::RateLimited { retry_after: refusal.wait_time_from(self.clock.now()) })
     }
 }

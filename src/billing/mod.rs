@@ -8,7 +8,7 @@
 mod error;
 mod fulfil;
 mod key;
-mod limit;
+pub(crate) mod limit;
 mod sell;
 mod standing;
 

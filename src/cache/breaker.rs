@@ -1,10 +1,10 @@
-//! The circuit breaker before Redis: after a few failures in a row nobody waits for it any more, until a probe of its own gets
-//! an answer.
+//! The circuit breaker before Redis: after a few failures in a row on one connection, or once Redis says itself that it is of no use,
+//! nobody waits for it any more, until a probe of its own has been able to write.
 
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -23,11 +23,15 @@ pub enum BreakerState {
     Open,
 }
 
+/// The failures of one connection, in a row. Counted for each, since a dead one among good ones would never be noticed.
+#[derive(Debug, Default)]
+pub(super) struct Failures(AtomicU32);
+
 /// Keeps requests from waiting for a Redis that does not answer.
 #[derive(Debug, Default)]
 pub struct Breaker {
     open: AtomicBool,
-    failures: AtomicU32,
+    openings: AtomicU64,
     opened_at: Mutex<Option<Instant>>,
     opened: Notify,
 }
@@ -39,18 +43,30 @@ impl Breaker {
         if self.open.load(Ordering::Relaxed) { BreakerState::Open } else { BreakerState::Closed }
     }
 
+    /// How often it has opened. A connection from before the last time is not to be used again: nothing may come back on it.
+    pub(super) fn openings(&self) -> u64 {
+        self.openings.load(Ordering::Relaxed)
+    }
+
     /// A request was answered.
-    pub fn succeeded(&self) {
+    pub(super) fn succeeded(&self, Failures(in_a_row): &Failures) {
         // A plain load first: the shared cache line is written only when there is something to forget.
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
+        if in_a_row.load(Ordering::Relaxed) != 0 {
+            in_a_row.store(0, Ordering::Relaxed);
         }
     }
 
     /// A request failed or was not answered in time.
-    pub fn failed(&self) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failures >= FAILURES_MAX && !self.open.swap(true, Ordering::Relaxed) {
+    pub(super) fn failed(&self, Failures(in_a_row): &Failures) {
+        if in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= FAILURES_MAX {
+            self.open();
+        }
+    }
+
+    /// Opens it, if it is not open.
+    pub(super) fn open(&self) {
+        if !self.open.swap(true, Ordering::Relaxed) {
+            self.openings.fetch_add(1, Ordering::Relaxed);
             *self.opened_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             metrics::counter!("tollgate_cache_breaker_opened_total").increment(1);
             metrics::gauge!("tollgate_cache_breaker_open").set(1.0);
@@ -68,7 +84,6 @@ impl Breaker {
 
     /// The probe got an answer: requests go through again. Gives how long they did not.
     pub fn close(&self) -> Duration {
-        self.failures.store(0, Ordering::Relaxed);
         self.open.store(false, Ordering::Relaxed);
         metrics::gauge!("tollgate_cache_breaker_open").set(0.0);
         let opened_at = self.opened_at.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -85,20 +100,33 @@ mod tests {
     #[tokio::test]
     async fn opens_after_failures_in_a_row_and_closes_by_a_probe() {
         let breaker = Breaker::default();
+        let failures = Failures::default();
         for _ in 0..FAILURES_MAX - 1 {
-            breaker.failed();
+            breaker.failed(&failures);
         }
-        breaker.succeeded();
+        breaker.succeeded(&failures);
         for _ in 0..FAILURES_MAX - 1 {
-            breaker.failed();
+            breaker.failed(&failures);
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
-        breaker.failed();
-        assert_eq!(breaker.state(), BreakerState::Open);
+        breaker.failed(&failures);
+        assert_eq!((breaker.state(), breaker.openings()), (BreakerState::Open, 1));
         breaker.until_open().await;
         breaker.close();
         assert_eq!(breaker.state(), BreakerState::Closed);
-        breaker.failed();
-        assert_eq!(breaker.state(), BreakerState::Closed, "old failures are forgotten");
+        breaker.failed(&Failures::default());
+        assert_eq!(breaker.state(), BreakerState::Closed, "a fresh connection has not failed yet");
+    }
+
+    /// The answers of the others hid it: each request of its thread lost all its time for Redis.
+    #[test]
+    fn a_dead_connection_among_good_ones_was_never_noticed() {
+        let breaker = Breaker::default();
+        let (dead, good) = (Failures::default(), Failures::default());
+        for _ in 0..FAILURES_MAX {
+            breaker.failed(&dead);
+            breaker.succeeded(&good);
+        }
+        assert_eq!(breaker.state(), BreakerState::Open);
     }
 }

@@ -46,7 +46,8 @@ pub fn mark(event: &EventId) -> String {
 /// The channel on which replicas tell each other that a user has changed; `publish.lua` names it too.
 pub const CHANGED: &str = "entitlements:changed";
 
-/// A replica's proof that Redis still has what was written. Event ids begin with `evt_`, so that none can be this.
+/// A replica's proof that Redis still has what was written; nobody's (nil) is what the breaker's probe writes. Event ids begin with
+/// `evt_`, so that none can be this.
 #[must_use]
 pub fn canary(instance: Uuid) -> String {
     format!("webhook:event:canary:{instance}")

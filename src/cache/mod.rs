@@ -156,13 +156,24 @@ impl Cache {
         }
     }
 
-    /// Asks for an answer of any kind, past the breaker: the probe.
+    /// Asks for an answer of any kind, past the breaker.
     ///
     /// # Errors
     /// [`CacheError`] if there was none.
     pub async fn ping(&self) -> Result<(), CacheError> {
         match self {
             Self::Redis(cache) => cache.ping().await,
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Tries whether writes are taken, past the breaker.
+    ///
+    /// # Errors
+    /// [`CacheError`] if they are not.
+    pub async fn probe(&self) -> Result<(), CacheError> {
+        match self {
+            Self::Redis(cache) => cache.probe().await,
             Self::Memory(_) => Ok(()),
         }
     }

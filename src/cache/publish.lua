@@ -7,7 +7,11 @@ if known.err then
   redis.call('DEL', KEYS[2]) -- not a hash: not ours
   known = {}
 end
-local version = tonumber(known[2] or '')
+-- As we write it, and short enough to be counted with: anything else would keep every newer version out.
+local version = tonumber(string.match(known[2] or '', '^%d+$') or '')
+if version and version > 9007199254740991 then
+  version = nil
+end
 if known[1] == ARGV[1] and version and version > tonumber(ARGV[2]) then
   return 0
 end

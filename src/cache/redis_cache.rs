@@ -1,10 +1,10 @@
 //! The cache on Redis: a multiplexed connection per thread, the version script, the breaker.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use redis::{
-    Client, ErrorKind, RedisError, Script, ServerErrorKind,
+    AsyncConnectionConfig, Client, ErrorKind, RedisError, Script, ServerErrorKind,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use thread_local::ThreadLocal;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Announcements, CacheError, Publication, Published,
-    breaker::{Breaker, BreakerState},
+    breaker::{Breaker, BreakerState, Failures},
     budget::Budget,
     key,
 };
@@ -41,14 +41,23 @@ impl Default for RedisSettings {
 pub struct RedisCache {
     /// One per thread that asks: a connection's driver runs where it was opened, and asking it from another thread would wake
     /// two threads for every question.
-    connections: Arc<ThreadLocal<ConnectionManager>>,
+    connections: Arc<ThreadLocal<RefCell<Connection>>>,
     /// Opens them. Never asked itself.
     template: Arc<dyn Fn() -> Result<ConnectionManager, RedisError> + Send + Sync>,
     publish: Arc<Script>,
     breaker: Arc<Breaker>,
-    /// Opens the connections that listen.
+    /// Opens the connections that listen, and those that probe.
     client: Arc<Client>,
-    response: Duration,
+    settings: RedisSettings,
+}
+
+/// What a thread asks over.
+#[derive(Clone)]
+struct Connection {
+    manager: ConnectionManager,
+    failures: Arc<Failures>,
+    /// How often the breaker had opened when it was made.
+    openings: u64,
 }
 
 impl RedisCache {
@@ -75,13 +84,22 @@ impl RedisCache {
             publish,
             breaker: Arc::new(Breaker::default()),
             client,
-            response: settings.response,
+            settings,
         })
     }
 
-    /// This thread's connection.
-    fn connection(&self) -> Result<ConnectionManager, RedisError> {
-        self.connections.get_or_try(|| (self.template)()).cloned()
+    /// This thread's connection. One from before an outage is replaced: where a firewall has forgotten it, or another machine has
+    /// taken Redis' address, nothing ever comes back on it, not even an error.
+    fn connection(&self) -> Result<Connection, RedisError> {
+        let open = || {
+            let openings = self.breaker.openings();
+            (self.template)().map(|manager| Connection { manager, failures: Arc::default(), openings })
+        };
+        let mut own = self.connections.get_or_try(|| open().map(RefCell::new))?.borrow_mut();
+        if own.openings != self.breaker.openings() {
+            *own = open()?;
+        }
+        Ok(own.clone())
     }
 
     /// The breaker: its state, and the probe that closes it.
@@ -202,19 +220,36 @@ impl RedisCache {
 
     /// Listens to what replicas announce; past the breaker, since nobody waits for it.
     pub(super) async fn announcements(&self) -> Option<Announcements> {
-        Announcements::open(&self.client, self.response)
+        Announcements::open(&self.client, self.settings.response)
             .await
             .inspect_err(|error| tracing::debug!(%error, "other replicas cannot be heard"))
             .ok()
     }
 
-    /// Asks for an answer of any kind, past the breaker: the probe.
+    /// Asks for an answer of any kind, past the breaker.
     ///
     /// # Errors
     /// [`CacheError`] if there was none.
     pub async fn ping(&self) -> Result<(), CacheError> {
-        let mut connection = self.connection().map_err(|error| failed(&error))?;
-        redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|error| failed(&error))
+        let Connection { mut manager, .. } = self.connection().map_err(|error| failed(&error))?;
+        redis::cmd("PING").query_async::<()>(&mut manager).await.map_err(|error| failed(&error))
+    }
+
+    /// Tries whether Redis takes writes, past the breaker, over a connection of its own: one that is full, or a replica, answers PING.
+    ///
+    /// # Errors
+    /// [`CacheError`] if it does not.
+    pub async fn probe(&self) -> Result<(), CacheError> {
+        let RedisSettings { connect, response } = self.settings;
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(connect)).set_response_timeout(Some(response));
+        let mut write = redis::cmd("SET");
+        write.arg(key::canary(Uuid::nil())).arg(0).arg("PX").arg(key::META_TTL.num_milliseconds());
+        let written = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            write.query_async::<()>(&mut connection).await
+        };
+        written.await.map_err(|error: RedisError| failed(&error))
     }
 
     /// Reads this replica's canary and writes the next one. Gives what was read.
@@ -237,24 +272,28 @@ impl RedisCache {
         if self.breaker.state() == BreakerState::Open {
             return Err(CacheError::Open);
         }
-        let connection = self.connection().map_err(|error| failed(&error))?;
-        match budget.spend(question(connection)).await {
+        let Connection { manager, failures, .. } = self.connection().map_err(|error| failed(&error))?;
+        match budget.spend(question(manager)).await {
             Ok(Ok(answer)) => {
-                self.breaker.succeeded();
+                self.breaker.succeeded(&failures);
                 Ok(answer)
             }
             Ok(Err(error)) if is_about_the_value(&error) => {
-                self.breaker.succeeded();
+                self.breaker.succeeded(&failures);
                 Err(failed(&error))
             }
             Ok(Err(error)) => {
-                self.breaker.failed();
+                if word(&error).is_some_and(|word| OF_NO_USE.contains(&word.as_str())) {
+                    self.breaker.open();
+                } else {
+                    self.breaker.failed(&failures);
+                }
                 metrics::counter!("tollgate_cache_failures_total").increment(1);
                 tracing::debug!(%error, "the cache failed");
                 Err(failed(&error))
             }
             Err(slow) => {
-                self.breaker.failed();
+                self.breaker.failed(&failures);
                 metrics::counter!("tollgate_cache_failures_total").increment(1);
                 Err(slow)
             }
@@ -263,6 +302,16 @@ impl RedisCache {
 }
 
 const NO_SCRIPT: &str = "NOSCRIPT";
+
+/// A server that says one of these takes no writes, or has no data: full, a replica, unable to save, starting, without its master. What it
+/// still reads would be older and older.
+const OF_NO_USE: [&str; 7] = ["OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS"];
+
+/// The server's own word for what is wrong; of a pipeline's first command that failed.
+fn word(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
+}
 
 /// Errors that tell of a strange value or a flushed script, not of a sick server.
 fn is_about_the_value(error: &RedisError) -> bool {
@@ -274,5 +323,5 @@ fn is_about_the_value(error: &RedisError) -> bool {
 
 /// By code, not by text: an error's text may repeat what was sent.
 fn failed(error: &RedisError) -> CacheError {
-    CacheError::Failed(error.code().map_or_else(|| error.category().to_owned(), ToOwned::to_owned))
+    CacheError::Failed(word(error).unwrap_or_else(|| error.category().to_owned()))
 }

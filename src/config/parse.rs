@@ -1,7 +1,8 @@
 //! Small parsers shared by the settings and the catalogue. Each takes a text and knows nothing of where it came from.
 
-use std::{ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use ipnet::IpNet;
 use url::{Host, Url};
 
 /// A whole number and a unit: `500ms`, `2s`, `10m`, `12h`, `3d`.
@@ -40,6 +41,25 @@ pub(super) fn web_url(text: &str) -> Option<Url> {
     let plain =
         url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then_some(url)
+}
+
+/// A site as browsers name it in `Origin`: scheme, host and port, and nothing else.
+pub(super) fn web_origin(text: &str) -> Option<String> {
+    let url = web_url(text)?;
+    let origin = url.origin().ascii_serialization();
+    // A `*` would be a host's name like any other, and never match.
+    (!text.contains('*') && url.path() == "/" && text.trim_end_matches('/').eq_ignore_ascii_case(&origin))
+        .then_some(origin)
+}
+
+/// A network, or the one address in it.
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into()))
+}
+
+/// Several values with commas between them; one that is wrong spoils all.
+pub(super) fn list<T>(parse: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Vec<T>> {
+    move |text| text.split(',').map(|part| parse(part.trim())).collect()
 }
 
 /// Whether a URL leads to this machine only.
@@ -134,6 +154,30 @@ mod tests {
             ("http://10.0.0.1", false),
         ] {
             assert_eq!(is_loopback(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn origins() {
+        for (text, origin) in [
+            ("https://app.example.com", "https://app.example.com"),
+            ("https://App.example.com/", "https://app.example.com"),
+            ("http://localhost:5173", "http://localhost:5173"),
+        ] {
+            assert_eq!(web_origin(text).as_deref(), Some(origin));
+        }
+        for wrong in ["*", "null", "https://*.example.com", "https://a.b/path", "app.example.com", "https://u@a.b"] {
+            assert_eq!(web_origin(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        let networks = list(network)("10.0.0.0/8, 2001:db8::1").unwrap();
+        assert!(networks[0].contains(&"10.1.2.3".parse::<IpAddr>().unwrap()));
+        assert!(!networks[1].contains(&"2001:db8::2".parse::<IpAddr>().unwrap()));
+        for wrong in ["", "proxy", "10.0.0.0/33", "10.0.0.1,", "10.0.0.0/8;10.0.0.1"] {
+            assert_eq!(list(network)(wrong), None, "{wrong}");
         }
     }
 

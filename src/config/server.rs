@@ -1,12 +1,17 @@
 //! Listeners, threads, limits of requests, and the log.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    parse::{duration_in, number_in, web_url},
+    parse::{duration_in, list, network, number_in, web_origin, web_url},
     reader::Reader,
     setting,
 };
@@ -20,12 +25,22 @@ pub struct ServerConfig {
     pub admin_bind: SocketAddr,
     /// Where buyers come back to. `None`: the public listener itself.
     pub app_url: Option<Url>,
+    /// The sites whose pages may call the API, as browsers name them.
+    pub cors_origins: Vec<String>,
+    /// The proxies whose word about addresses is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Checkout sessions that one address may ask for in a minute.
+    pub checkouts_per_address_per_minute: NonZeroU32,
     /// Threads that answer HTTP.
     pub http_workers: usize,
     /// How long the head of a request may take.
     pub head_timeout: Duration,
     /// How long the body may take.
     pub body_timeout: Duration,
+    /// How many bytes all bodies under way may take.
+    pub bodies_bytes_max: usize,
+    /// How long a client may take nothing of what it is sent.
+    pub unread_timeout: Duration,
     /// Most streams of entitlements open at once.
     pub streams_max: usize,
     /// How long a stop waits for what is under way.
@@ -66,9 +81,15 @@ impl ServerConfig {
         let bind = reader.value(&setting::BIND, |text| text.parse().ok());
         let admin_bind = reader.value(&setting::ADMIN_BIND, |text| text.parse().ok());
         let app_url = reader.optional(&setting::APP_URL, web_url);
+        let cors_origins = reader.optional(&setting::CORS_ORIGINS, list(web_origin));
+        let trusted_proxies = reader.optional(&setting::TRUSTED_PROXIES, list(network));
+        let checkouts =
+            reader.value(&setting::CHECKOUT_PER_ADDRESS, |text| number_in(1..=10_000)(text).and_then(NonZeroU32::new));
         let http_workers = reader.optional(&setting::HTTP_WORKERS, number_in(1..=256));
         let head_timeout = reader.value(&setting::HEAD_TIMEOUT, duration_in(SHORTEST..=MINUTE));
         let body_timeout = reader.value(&setting::BODY_TIMEOUT, duration_in(SHORTEST..=MINUTE));
+        let bodies_mib = reader.value(&setting::BODIES_MIB, number_in(4..=65_536_usize));
+        let unread_timeout = reader.value(&setting::UNREAD_TIMEOUT, duration_in(SHORTEST..=Duration::from_secs(600)));
         let streams_max = reader.value(&setting::STREAMS_MAX, number_in(1..=1_000_000));
         let shutdown_timeout =
             reader.value(&setting::SHUTDOWN_TIMEOUT, duration_in(Duration::from_secs(1)..=Duration::from_secs(600)));
@@ -78,13 +99,20 @@ impl ServerConfig {
         if bind == admin_bind && bind.port() != 0 {
             reader.wrong(&setting::ADMIN_BIND, "");
         }
+        let app_url = app_url?;
+        let app_origin = || app_url.iter().map(|url| url.origin().ascii_serialization()).collect();
         Some(Self {
             bind,
             admin_bind,
-            app_url: app_url?,
+            cors_origins: cors_origins?.unwrap_or_else(app_origin),
+            trusted_proxies: trusted_proxies?.unwrap_or_default(),
+            checkouts_per_address_per_minute: checkouts?,
+            app_url,
             http_workers: http_workers?.unwrap_or_else(cores),
             head_timeout: head_timeout?,
             body_timeout: body_timeout?,
+            bodies_bytes_max: bodies_mib? * 1024 * 1024,
+            unread_timeout: unread_timeout?,
             streams_max: streams_max?,
             shutdown_timeout: shutdown_timeout?,
             log: log?,

@@ -121,6 +121,10 @@ settings! {
             "an IP address and a port, other than TOLLGATE_BIND", "127.0.0.1:9090";
         open APP_URL = "TOLLGATE_APP_URL", Computed("`http://` and TOLLGATE_BIND"), "The application that Stripe sends buyers back to.",
             "an http or https URL without user name, query or fragment", "https://app.example.com";
+        open CORS_ORIGINS = "TOLLGATE_CORS_ORIGINS", Computed("the origin of TOLLGATE_APP_URL where that is set, else none"), "The sites whose pages may call the API from a browser. Exact: no wildcards, no subdomains.",
+            "origins such as https://app.example.com, without a path, separated by commas", "https://app.example.com,https://www.example.com";
+        open TRUSTED_PROXIES = "TOLLGATE_TRUSTED_PROXIES", Off, "The proxies before the public listener: from these alone X-Forwarded-For is believed.",
+            "IP addresses or networks, separated by commas", "10.0.0.0/8,2001:db8::/32";
         open CATALOGUE = "TOLLGATE_CATALOGUE", Computed("`./tollgate.toml` where there is one, else TRIAL and PRO"), "The file that says what is sold; SIGHUP has it read again.",
             "the path of a readable TOML file", "/etc/tollgate/tollgate.toml";
         open HTTP_WORKERS = "TOLLGATE_HTTP_WORKERS", Computed("one per core"), "Threads that answer HTTP.",
@@ -129,6 +133,10 @@ settings! {
             "a duration from 100ms to 1m", "3s";
         open BODY_TIMEOUT = "TOLLGATE_BODY_TIMEOUT", Value("10s"), "How long a client may take to send the body.",
             "a duration from 100ms to 1m", "5s";
+        open BODIES_MIB = "TOLLGATE_BODIES_MIB", Value("64"), "How many MiB the bodies of all requests under way may take together; more are answered 503. Long ones get half of it.",
+            "a number from 4 to 65536", "256";
+        open UNREAD_TIMEOUT = "TOLLGATE_UNREAD_TIMEOUT", Value("30s"), "After how long a connection ends whose client takes nothing of what it is sent (on Linux).",
+            "a duration from 100ms to 10m", "10s";
         open STREAMS_MAX = "TOLLGATE_STREAMS_MAX", Value("10000"), "Most streams of entitlements open at once; more are answered 503.",
             "a number from 1 to 1000000", "50000";
         open SHUTDOWN_TIMEOUT = "TOLLGATE_SHUTDOWN_TIMEOUT", Value("20s"), "How long a stop waits for requests under way.",
@@ -155,6 +163,8 @@ settings! {
     "Checkout" {
         open CHECKOUT_PER_MINUTE = "TOLLGATE_CHECKOUT_PER_MINUTE", Value("10"), "How many checkout sessions a user may create in a minute.",
             "a number from 1 to 10000", "30";
+        open CHECKOUT_PER_ADDRESS = "TOLLGATE_CHECKOUT_PER_ADDRESS", Value("60"), "How many checkout sessions an address may ask for in a minute. Addresses of private networks are not limited.",
+            "a number from 1 to 10000", "300";
         open STRIPE_TIMEOUT = "TOLLGATE_STRIPE_TIMEOUT", Value("5s"), "How long one request may wait for Stripe, all attempts together.",
             "a duration from 100ms to 1m", "3s";
         open STRIPE_ATTEMPTS = "TOLLGATE_STRIPE_ATTEMPTS", Value("2"), "How often a call to Stripe is tried.",

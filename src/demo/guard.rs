@@ -17,12 +17,9 @@ use actix_web::{
 use url::Url;
 
 use super::DemoError;
-use crate::{
-    http::{
-        body,
-        site::{host, is_asked_by, is_loopback},
-    },
-    sandbox::is_of_a_proxy,
+use crate::http::{
+    body,
+    site::{host, is_asked_by, is_loopback, is_passed_on},
 };
 
 /// Nothing but what this program serves, and nothing inline.
@@ -52,7 +49,7 @@ pub(super) async fn local_only(
 
 fn check(request: &HttpRequest) -> Result<(), DemoError> {
     let headers = request.headers();
-    if headers.keys().any(is_of_a_proxy) {
+    if is_passed_on(headers) {
         return Err(DemoError::Forwarded);
     }
     let site = site(headers).ok_or(DemoError::NotLocal)?;

@@ -90,7 +90,7 @@ fn request(method: Method, path: &str) -> TestRequest {
 }
 
 async fn answer(demo: &Demo, request: TestRequest) -> ServiceResponse {
-    let app = init_service(App::new().configure(routes(demo.clone())).wrap(RequestId)).await;
+    let app = init_service(App::new().configure(routes(demo.clone())).wrap(RequestId::default())).await;
     call_service(&app, request.to_request()).await.map_into_boxed_body()
 }
 

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{DemoError, Shared};
 use crate::{
     domain::id::UserId,
-    http::{ApiError, body},
+    http::{
+        ApiError,
+        body::{self, BodyRoom},
+    },
 };
 
 /// Longest request of the page, in bytes.
@@ -78,6 +81,7 @@ pub(super) async fn read<T: DeserializeOwned>(
     payload: Payload,
     expected: &'static str,
 ) -> Result<T, ApiError> {
-    let bytes = body::read(request, payload, BODY_BYTES_MAX, BODY_TIMEOUT).await?;
-    serde_json::from_slice(&bytes).map_err(|_| ApiError::InvalidRequest(expected))
+    let alone = BodyRoom::new(BODY_BYTES_MAX);
+    let body = body::read(request, payload, BODY_BYTES_MAX, BODY_TIMEOUT, &alone).await?;
+    serde_json::from_slice(&body.bytes).map_err(|_| ApiError::InvalidRequest(expected))
 }

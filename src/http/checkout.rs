@@ -104,10 +104,11 @@ pub(super) async fn start(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
+    state.clients.check(&request)?;
     body::require_json(&request)?;
     let key = idempotency_key(&request)?;
-    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
-    let wish: CheckoutRequest = serde_json::from_slice(&body).map_err(|_| {
+    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    let wish: CheckoutRequest = serde_json::from_slice(&body.bytes).map_err(|_| {
         ApiError::InvalidRequest("Expected a JSON object with entitlementLevel, perhaps interval, and nothing else")
     })?;
     let started = state.billing.start_checkout(user, &wish.entitlement_level, wish.interval.as_deref(), key).await?;
@@ -168,8 +169,8 @@ pub(super) async fn portal(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
-    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
-    if !body.is_empty() && serde_json::from_slice::<PortalRequest>(&body).is_err() {
+    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    if !body.bytes.is_empty() && serde_json::from_slice::<PortalRequest>(&body.bytes).is_err() {
         return Err(ApiError::InvalidRequest("Expected no body, or {}"));
     }
     let url = state.billing.open_portal(user).await?;

@@ -4,10 +4,12 @@
 //! are listed in one table (`error.rs`); bodies are read with a limit of length and time (`body.rs`); what every request
 //! gets is in `request_id.rs`, to be wrapped round both listeners.
 
+mod address;
 mod admin;
 pub(crate) mod body;
 mod caller;
 mod checkout;
+mod cors;
 mod entitlements;
 mod error;
 mod health;
@@ -18,6 +20,7 @@ mod route;
 pub(crate) mod site;
 mod stream;
 mod time;
+mod under_way;
 mod unread;
 mod webhook;
 
@@ -32,12 +35,15 @@ use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
 pub use self::{
+    address::Clients,
+    cors::Cors,
     error::{ApiError, ErrorBody},
     health::{Dependency, DependencyState, Readiness, ReadyReport},
     openapi::{admin_document, document},
     request_id::RequestId,
+    under_way::UnderWay,
 };
-use self::{health::CachedReadiness, route::Route, webhook::WebhookMeters};
+use self::{body::BodyRoom, health::CachedReadiness, route::Route, webhook::WebhookMeters};
 use crate::{
     activity::Activity,
     actor::Entitlements,
@@ -87,6 +93,8 @@ pub struct Parts {
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// `None`: metrics are for everybody who can reach the operators' listener.
     pub admin_token: Option<SecretString>,
+    /// Knows clients by their addresses.
+    pub clients: Clients,
     /// Limits.
     pub limits: Limits,
 }
@@ -96,6 +104,8 @@ pub struct Parts {
 pub struct Limits {
     /// How long a body may take.
     pub body_timeout: Duration,
+    /// How many bytes all bodies under way may take.
+    pub bodies_bytes_max: usize,
     /// Most signed webhooks under way.
     pub webhooks_in_flight_max: usize,
 }
@@ -123,7 +133,9 @@ struct Shared {
     render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     // One token among none: compared as service tokens are, in constant time.
     admin_token: Option<ServiceTokens>,
+    clients: Clients,
     body_timeout: Duration,
+    bodies: BodyRoom,
     webhooks_in_flight: Semaphore,
     webhook_meters: WebhookMeters,
 }
@@ -149,7 +161,9 @@ impl State {
             readiness: CachedReadiness::new(parts.readiness),
             render_metrics: parts.render_metrics,
             admin_token: parts.admin_token.map(|token| ServiceTokens::new(&[token])),
+            clients: parts.clients,
             body_timeout: parts.limits.body_timeout,
+            bodies: BodyRoom::new(parts.limits.bodies_bytes_max),
             webhooks_in_flight: Semaphore::new(parts.limits.webhooks_in_flight_max.min(Semaphore::MAX_PERMITS)),
             webhook_meters: WebhookMeters::new(),
         }))
@@ -188,7 +202,7 @@ pub fn routes(state: State) -> impl FnOnce(&mut ServiceConfig) {
 pub fn admin_routes(state: State) -> impl FnOnce(&mut ServiceConfig) {
     move |app| {
         app.app_data(Data::from(state.0))
-            .service(get(Route::Metrics, admin::metrics))
+            .service(get(Route::Metrics, admin::all_metrics))
             .service(get(Route::Live, health::live))
             .service(get(Route::Ready, health::ready))
             .service(get(Route::OpenApi, openapi::admin_json))

@@ -14,7 +14,10 @@ use actix_web::{
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
     http::{
         StatusCode,
-        header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+        header::{
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
+            X_CONTENT_TYPE_OPTIONS,
+        },
     },
 };
 use futures::{FutureExt, future::LocalBoxFuture};
@@ -25,6 +28,7 @@ use uuid::Builder;
 use super::{
     ApiError,
     route::{Route, RouteMeters},
+    under_way::UnderWay,
     unread::Unread,
 };
 
@@ -36,8 +40,16 @@ const ID_LEN_MAX: usize = 64;
 
 /// The outermost middleware: to be wrapped round everything else. The metrics recorder must have been installed before a
 /// server with it starts.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RequestId;
+#[derive(Debug, Clone, Default)]
+pub struct RequestId {
+    under_way: UnderWay,
+}
+
+impl From<UnderWay> for RequestId {
+    fn from(under_way: UnderWay) -> Self {
+        Self { under_way }
+    }
+}
 
 /// One of these per thread: they count together all the same.
 struct Meters {
@@ -58,7 +70,8 @@ where
 
     fn new_transform(&self, service: S) -> Self::Future {
         let panics = counter!("tollgate_http_panics_total");
-        ready(Ok(WithRequestId { service, meters: Rc::new(Meters { routes: RouteMeters::new(), panics }) }))
+        let meters = Rc::new(Meters { routes: RouteMeters::new(), panics });
+        ready(Ok(WithRequestId { service, meters, under_way: self.under_way.clone() }))
     }
 }
 
@@ -66,6 +79,7 @@ where
 pub struct WithRequestId<S> {
     service: S,
     meters: Rc<Meters>,
+    under_way: UnderWay,
 }
 
 impl<S, B> Service<ServiceRequest> for WithRequestId<S>
@@ -86,6 +100,7 @@ where
         let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
         let meters = Rc::clone(&self.meters);
         let unread = Unread::hold(&mut request);
+        let working = self.under_way.begin();
         // Routing happens here, handlers only when this is awaited.
         let answer = AssertUnwindSafe(span.in_scope(|| self.service.call(request))).catch_unwind();
         let work = async move {
@@ -113,6 +128,7 @@ where
             let took = start.elapsed();
             meters.routes.record(route, status.as_u16(), took);
             tracing::debug!(route = route.pattern(), status = status.as_u16(), took = ?took, "answered");
+            drop(working);
             result.map_err(Error::from)
         };
         Box::pin(work.instrument(span))
@@ -163,9 +179,22 @@ impl ResponseError for Failed {
     }
 }
 
+/// An answer is no page and nobody else's business, where its handler does not say otherwise.
+const UNLESS_SAID: [(HeaderName, HeaderValue); 4] = [
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+];
+
 fn add_headers(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in UNLESS_SAID {
+        if !headers.contains_key(&name) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// The caller's id if it is safe in a log line, else a new one: a UUID of version 7, so that ids sort by time.

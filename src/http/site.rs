@@ -14,6 +14,12 @@ pub(crate) fn host(headers: &HeaderMap) -> Option<&str> {
     (hosts.next().is_none() && is_good).then_some(host)
 }
 
+/// Whether a proxy passed the request on.
+pub(crate) fn is_passed_on(headers: &HeaderMap) -> bool {
+    let of_a_proxy = |name: &str| matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-");
+    headers.keys().any(|name| of_a_proxy(name.as_str()))
+}
+
 /// Whether no page asks, or one of these sites.
 pub(crate) fn is_asked_by(headers: &HeaderMap, own: &[Url]) -> bool {
     let is_own = |origin: &HeaderValue| {

@@ -12,9 +12,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use metrics::{Counter, counter};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
-use super::{ApiError, ErrorBody, Shared, body, time};
+use super::{
+    ApiError, ErrorBody, Shared,
+    body::{self, Body},
+    time,
+};
 use crate::{
     activity::Step,
     config::ServerConfig,
@@ -113,7 +118,7 @@ pub(super) async fn receive(
 }
 
 async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, ApiError> {
-    let payload = signed(state, request, payload).await?;
+    let (payload, _room) = signed(state, request, payload).await?;
     // Only what Stripe signed counts against the limit, so that nobody else can use it up.
     let _permit = state.webhooks_in_flight.try_acquire().map_err(|_| ApiError::Unavailable)?;
     let envelope = Interpreter::open(&payload).map_err(|error| {
@@ -151,8 +156,12 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     Ok(event.answer(outcome))
 }
 
-/// The body, if Stripe signed it. What the head already decides is decided before the body is read.
-async fn signed(state: &Shared, request: &HttpRequest, payload: Payload) -> Result<VerifiedPayload, ApiError> {
+/// The body, if Stripe signed it, and the room that it takes. What the head already decides is decided before the body is read.
+async fn signed(
+    state: &Shared,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<(VerifiedPayload, Option<OwnedSemaphorePermit>), ApiError> {
     body::refuse_encoded(request)?;
     if state.webhooks_in_flight.available_permits() == 0 {
         return Err(ApiError::Unavailable);
@@ -164,14 +173,17 @@ async fn signed(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     if headers.next().is_some() {
         return Err(ApiError::InvalidSignature);
     }
-    let body = body::read(request, payload, ServerConfig::BODY_BYTES_MAX, state.body_timeout).await?;
-    verify(secrets, header.as_bytes(), body, Utc::now().timestamp(), state.tolerance).map_err(|error| {
+    let Body { bytes, room } =
+        body::read(request, payload, ServerConfig::BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    let payload = verify(secrets, header.as_bytes(), bytes, Utc::now().timestamp(), state.tolerance);
+    let payload = payload.map_err(|error| {
         tracing::debug!(error = %error, "webhook not believed");
         match error {
             SignatureError::Missing => ApiError::MissingSignature,
             _ => ApiError::InvalidSignature,
         }
-    })
+    })?;
+    Ok((payload, room))
 }
 
 /// What is told of an event when the event itself is on its way into the ledger.

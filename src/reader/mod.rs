@@ -11,7 +11,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     cache::{Budget, Cache, Publication},
@@ -59,6 +59,10 @@ pub enum ReadError {
     #[error("the version asked for is not there yet")]
     Older,
 }
+
+/// How long a question waits for its turn at the ledger. Without an end, all that asked during an outage would be asked after it, by
+/// when nobody waits for the answers.
+const TURN: Duration = Duration::from_secs(1);
 
 type Flight = Shared<BoxFuture<'static, Result<Entitlement, LedgerError>>>;
 
@@ -128,9 +132,9 @@ impl EntitlementReader {
         let reader = self.clone();
         let task = tokio::spawn(async move {
             let inner = &reader.inner;
-            let (asked, answer) = match inner.ledger_reads.acquire().await {
-                Ok(_permit) => (clock::now(), inner.ledger.entitlement(user).await),
-                Err(_closed) => (clock::now(), Err(LedgerError::Unavailable("stopping".into()))),
+            let (asked, answer) = match timeout(TURN, inner.ledger_reads.acquire()).await {
+                Ok(Ok(_permit)) => (clock::now(), inner.ledger.entitlement(user).await),
+                Ok(Err(_)) | Err(_) => (clock::now(), Err(LedgerError::Unavailable("too many ask already".into()))),
             };
             // From here on a new question is a new flight.
             inner.flights.remove(&user);

@@ -36,7 +36,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 use tokio::sync::{oneshot, watch};
 
-pub use self::{billing::AfterRetries, life::Happening, server::is_of_a_proxy};
+pub use self::{billing::AfterRetries, life::Happening};
 use self::{
     courier::Courier,
     disk::Disk,

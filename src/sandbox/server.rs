@@ -158,8 +158,7 @@ fn is_local(request: &HttpRequest) -> Result<(), Refusal> {
 }
 
 /// Whether a header says that somebody passed the request on.
-#[must_use]
-pub fn is_of_a_proxy(name: &HeaderName) -> bool {
+fn is_of_a_proxy(name: &HeaderName) -> bool {
     matches!(name.as_str(), "forwarded" | "via" | "x-real-ip") || name.as_str().starts_with("x-forwarded-")
 }
 

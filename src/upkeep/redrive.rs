@@ -139,12 +139,12 @@ pub(super) async fn retry_unpublished(upkeep: Upkeep) {
     }
 }
 
-/// While the breaker is open: asks Redis for any answer, and then shows readers what they missed.
+/// While the breaker is open: tries whether Redis takes writes, and then shows readers what they missed.
 pub(super) async fn probe(upkeep: Upkeep) {
     let breaker = upkeep.cache.breaker();
     loop {
         breaker.until_open().await;
-        while upkeep.cache.ping().await.is_err() {
+        while upkeep.cache.probe().await.is_err() {
             tokio::time::sleep(upkeep.rhythm.probe).await;
         }
         upkeep.redriver.owe(breaker.close());

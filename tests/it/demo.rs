@@ -61,12 +61,13 @@ impl Site {
         let app = "http://localhost:3000".parse().unwrap();
         let demo = Demo::new(Parts { issue_token, deliveries: Arc::new(Quiet), activity: activity.clone(), app });
         let served = demo.clone();
-        let server = HttpServer::new(move || App::new().configure(demo::routes(served.clone())).wrap(RequestId))
-            .workers(1)
-            .shutdown_timeout(2 * LONG.as_secs())
-            .disable_signals()
-            .bind("127.0.0.1:0")
-            .unwrap();
+        let server =
+            HttpServer::new(move || App::new().configure(demo::routes(served.clone())).wrap(RequestId::default()))
+                .workers(1)
+                .shutdown_timeout(2 * LONG.as_secs())
+                .disable_signals()
+                .bind("127.0.0.1:0")
+                .unwrap();
         let address = server.addrs()[0];
         let server = server.run();
         let handle = server.handle();

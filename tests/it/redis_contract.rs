@@ -143,6 +143,44 @@ async fn foreign_values_are_misses_and_are_repaired() {
     assert_eq!(cache.breaker().state(), tollgate::cache::BreakerState::Closed, "strange values are no outage");
 }
 
+/// Lua takes many things for a number, and then nothing was ever new enough.
+#[tokio::test]
+async fn a_version_that_is_none_kept_every_newer_one_out() {
+    let redis = RedisServer::start().await;
+    let cache = cache_on(&redis);
+    let user = UserId::from(Uuid::new_v4());
+    let meta = format!("{{entitlements:{user}}}:meta");
+    for (version, strange) in (1..).zip(["1e99", "99999999999999999999", "0x7fffffff", " 12345678", "inf", "123456.5"])
+    {
+        publish(&cache, user, &state("PRO", version), "e1").await;
+        redis.command::<i64>(&["HSET", &meta, "version", strange]).await;
+        assert_eq!(publish(&cache, user, &state("PRO", version), "e1").await, Published::Written, "{strange:?}");
+        assert_eq!(get(&cache, user, "e1").await.unwrap().version, version);
+    }
+}
+
+/// Bytes that are no text, and a megabyte of them, in each place of what we read.
+#[tokio::test]
+async fn whatever_stands_in_redis_is_a_miss_and_is_repaired() {
+    let redis = RedisServer::start().await;
+    let cache = cache_on(&redis);
+    let user = UserId::from(Uuid::new_v4());
+    let meta = format!("{{entitlements:{user}}}:meta");
+    let (huge, binary) = (vec![b'9'; 1 << 20], b"\xff\x00\r\n$-1".to_vec());
+    let mut connection = redis.connect().await.unwrap();
+    for field in ["level", "expires_at", "version", "epoch", "fresh_until"] {
+        for value in [&huge, &binary] {
+            publish(&cache, user, &state("PRO", 1), "e1").await;
+            redis::cmd("HSET").arg(&meta).arg(field).arg(value).query_async::<()>(&mut connection).await.unwrap();
+            let found = cache.get(user, "e1", Utc::now(), &mut budget()).await;
+            assert!(!matches!(found, Ok(Some(_))), "{field}: {found:?}");
+            assert_eq!(publish(&cache, user, &state("PRO", 1), "e1").await, Published::Written, "{field}");
+            assert_eq!(get(&cache, user, "e1").await.unwrap().version, 1, "{field}");
+        }
+    }
+    assert_eq!(cache.breaker().state(), tollgate::cache::BreakerState::Closed, "strange values are no outage");
+}
+
 #[tokio::test]
 async fn a_flushed_script_is_loaded_again() {
     let redis = RedisServer::start().await;

@@ -19,6 +19,7 @@ use crate::{
     harness::{
         RedisServer, TestDatabase, eventually,
         ledger::TestFile,
+        proxy::Proxy,
         scripted::{self, ScriptedLedger, delivery},
     },
     ledger::{built_in, commit_one, ledger_on, purchase, user},
@@ -85,6 +86,78 @@ async fn what_a_dead_replica_left_long_before_its_last_beat_is_shown() {
         redis.get(&level_key(buyer)).await.as_deref() == Some("PRO")
     })
     .await;
+}
+
+/// It had waited for another replica to come and look: nobody else starts here.
+#[actix_web::test]
+async fn what_a_replica_left_that_was_killed_is_shown_by_one_that_lives() {
+    let (database, redis) = (TestDatabase::new().await, RedisServer::start().await);
+    let ledger = ledger_on(&database).await;
+    let rhythm = Rhythm { beat: SOON, dead_after: Duration::from_secs(1), compare: NEVER, ..Rhythm::default() };
+    let _replica = Replica::start(Arc::clone(&ledger) as Arc<dyn Ledger>, &redis.url(), rhythm);
+    eventually(PATIENCE, "it has looked round", || async { !redis.keys().await.is_empty() }).await;
+    let buyer = user();
+    commit_one(&mut *ledger.lane(), purchase(buyer, "evt_1", "cs_1")).await;
+    let killed = Uuid::new_v4();
+    ledger.beat(killed, Duration::ZERO).await.unwrap();
+    eventually(PATIENCE, "readers see what was bought", || async {
+        redis.get(&level_key(buyer)).await.as_deref() == Some("PRO")
+    })
+    .await;
+}
+
+/// What the canary of the only replica says.
+async fn canary(redis: &RedisServer) -> u64 {
+    let keys = redis.keys().await;
+    // That of nobody is the breaker's probe.
+    let own = |key: &&String| key.starts_with("webhook:event:canary:") && !key.ends_with(&Uuid::nil().to_string());
+    let key = keys.iter().find(own).expect("a replica beats");
+    redis.get(key).await.unwrap().parse().unwrap()
+}
+
+async fn shows(redis: &RedisServer, user: UserId, version: &str) -> bool {
+    let Ok(mut connection) = redis.connect().await else { return false };
+    let mut get = ::redis::cmd("HGET");
+    get.arg(format!("{{entitlements:{user}}}:meta")).arg("version");
+    get.query_async::<Option<String>>(&mut connection).await.is_ok_and(|found| found.as_deref() == Some(version))
+}
+
+/// Redis loses what it had acknowledged, and an older state is there again: from a snapshot, from a replica that had fallen behind, and
+/// none at all.
+#[actix_web::test]
+async fn a_redis_that_has_gone_back_in_time_is_brought_forward_without_a_request() {
+    let (primary, standby) = tokio::join!(RedisServer::start(), RedisServer::start());
+    let proxy = Proxy::before(&primary.url()).await;
+    let ledger = ScriptedLedger::new();
+    let rhythm = Rhythm { beat: SOON, compare: NEVER, probe: SOON, ..Rhythm::default() };
+    let replica = Replica::start(Arc::new(ledger.clone()), proxy.url(), rhythm);
+    let buyer = user();
+    let buy = async |redis: &RedisServer, version: &str| {
+        let bought = replica.entitlements.apply(delivery(buyer, &format!("evt_{version}"))).await;
+        assert_eq!(bought, Ok(Outcome::Applied));
+        eventually(PATIENCE, "readers see it", || shows(redis, buyer, version)).await;
+    };
+    buy(&primary, "1").await;
+    primary.command::<String>(&["SAVE"]).await;
+    let saved = canary(&primary).await;
+    buy(&primary, "2").await;
+    eventually(PATIENCE, "a beat has gone by", || async { canary(&primary).await > saved + 1 }).await;
+    primary.sigkill().await;
+    primary.start_again().await;
+    eventually(PATIENCE, "the snapshot is overtaken", || shows(&primary, buyer, "2")).await;
+
+    standby.command::<String>(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
+    eventually(PATIENCE, "the standby has all of it", || shows(&standby, buyer, "2")).await;
+    standby.command::<String>(&["REPLICAOF", "NO", "ONE"]).await;
+    let copied = canary(&standby).await;
+    buy(&primary, "3").await;
+    eventually(PATIENCE, "a beat has gone by", || async { canary(&primary).await > copied + 1 }).await;
+    primary.sigkill().await;
+    proxy.lead_to(standby.port());
+    eventually(PATIENCE, "the standby is brought forward", || shows(&standby, buyer, "3")).await;
+
+    standby.flushall().await;
+    eventually(PATIENCE, "it is all there again", || shows(&standby, buyer, "3")).await;
 }
 
 /// Redis comes back, and the ledger has a hiccup at that very moment.

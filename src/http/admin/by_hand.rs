@@ -273,8 +273,8 @@ async fn read<T: DeserializeOwned>(
     wrong: ApiError,
 ) -> Result<T, ApiError> {
     body::require_json(request)?;
-    let bytes = body::read(request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
-    serde_json::from_slice(&bytes).map_err(|_| wrong)
+    let body = body::read(request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    serde_json::from_slice(&body.bytes).map_err(|_| wrong)
 }
 
 fn user(request: &HttpRequest) -> Result<UserId, ApiError> {

@@ -260,9 +260,9 @@ pub(super) async fn replay_many(
 ) -> Result<HttpResponse, ApiError> {
     admit(&state, &request)?;
     body::require_json(&request)?;
-    let bytes = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout).await?;
+    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
     let wrong = ApiError::InvalidRequest("The body may hold reason and cursor, both texts");
-    let ReplayRequest { reason, cursor } = serde_json::from_slice(&bytes).map_err(|_| wrong.clone())?;
+    let ReplayRequest { reason, cursor } = serde_json::from_slice(&body.bytes).map_err(|_| wrong.clone())?;
     if reason.as_deref().is_some_and(|reason| query::word(reason).is_none()) {
         return Err(wrong);
     }

@@ -1,8 +1,8 @@
 //! For operators, on a listener of their own.
 //!
 //! What is below `/api/admin` must not be reached by a page in an operator's browser. Without a token, a page of another site may
-//! be given a name that leads here (DNS rebinding): its requests carry that name in `Host`. And any page may post here without reading
-//! the answer: its `Origin` is not this listener's.
+//! be given a name that leads here (DNS rebinding): its requests carry that name in `Host`. A proxy or a tunnel may show the port to
+//! the world: it says so in a header. And any page may post here without reading the answer: its `Origin` is not this listener's.
 
 mod by_hand;
 mod events;
@@ -52,8 +52,9 @@ pub(super) fn routes(app: &mut ServiceConfig) {
 }
 
 /// All metrics, in Prometheus' text format.
-pub(super) async fn metrics(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    caller::operator(&state, &request)?;
+pub(super) async fn all_metrics(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    admit(&state, &request)?;
+    metrics::gauge!("tollgate_http_body_bytes").set(f64::from(u32::try_from(state.bodies.taken()).unwrap_or(u32::MAX)));
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body((state.render_metrics)()))
 }
 
@@ -66,7 +67,8 @@ fn admit(state: &Shared, request: &HttpRequest) -> Result<(), ApiError> {
     let host = site::host(headers).ok_or(NOT_LOCAL)?;
     let own = ["http", "https"].map(|scheme| Url::parse(&format!("{scheme}://{host}")));
     let own: Vec<Url> = own.into_iter().flatten().collect();
-    if state.admin_token.is_none() && !own.iter().any(site::is_loopback) {
+    let is_local = own.iter().any(site::is_loopback) && !site::is_passed_on(headers);
+    if state.admin_token.is_none() && !is_local {
         return Err(NOT_LOCAL);
     }
     if !site::is_asked_by(headers, &own) {

@@ -142,13 +142,17 @@ impl Pool {
         let Some(connection) = loan.0.as_mut() else { return Err(LedgerError::Panicked) };
         let answer = tokio::time::timeout(self.limit, work(connection)).await;
         let result = match answer {
-            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Ok(answer) => answer.map_err(|error| match classify(&error) {
+                // A limit of time, a shutdown, a deadlock: it may well pass, and there is no batch to find a culprit in.
+                LedgerError::Refused { sqlstate, .. } if sqlstate == OTHER_STATE => {
+                    LedgerError::Unavailable("the database gave up the statement".into())
+                }
+                other => other,
+            }),
             Err(_) => Err(LedgerError::Unavailable("the database did not answer in time".into())),
         };
-        match &result {
-            Ok(_) => drop(loan.0.take()),
-            Err(LedgerError::Refused { sqlstate, .. }) if sqlstate != OTHER_STATE => drop(loan.0.take()),
-            Err(_) => {}
+        if matches!(result, Ok(_) | Err(LedgerError::Refused { .. })) {
+            drop(loan.0.take());
         }
         result
     }

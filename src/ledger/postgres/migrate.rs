@@ -1,5 +1,7 @@
 //! Making the schema: embedded migrations, in one transaction under an advisory lock.
 
+use std::time::Duration;
+
 use diesel::{Connection, RunQueryDsl, sql_types::Bool};
 use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -12,10 +14,18 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// The advisory lock that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x746f_6c6c_6d69_6772; // "tollmigr"
 
+/// To open the connection. The migrations themselves may take as long as they need.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// Runs on a thread of its own: the migration harness is synchronous.
 pub(super) async fn run(url: &str, catalogue: &Catalogue) -> Result<MigrationReport, LedgerError> {
-    let (url, levels) = (url.to_owned(), catalogue.plans().iter().map(|plan| plan.level.as_str().to_owned()).collect());
-    tokio::task::spawn_blocking(move || run_blocking(&url, levels))
+    let levels = catalogue.plans().iter().map(|plan| plan.level.as_str().to_owned()).collect();
+    let connection =
+        tokio::time::timeout(CONNECT, <AsyncPgConnection as diesel_async::AsyncConnection>::establish(url))
+            .await
+            .map_err(|_| LedgerError::Unavailable("connecting took too long".into()))?
+            .map_err(|error| LedgerError::Unavailable(format!("migrating failed: {error}")))?;
+    tokio::task::spawn_blocking(move || run_blocking(connection, levels))
         .await
         .map_err(|_| LedgerError::Panicked)?
         .map_err(|error| LedgerError::Unavailable(format!("migrating failed: {error}")))
@@ -27,8 +37,11 @@ struct Exists {
     exists: bool,
 }
 
-fn run_blocking(url: &str, levels: Vec<String>) -> Result<MigrationReport, Box<dyn std::error::Error + Send + Sync>> {
-    let mut connection = <AsyncConnectionWrapper<AsyncPgConnection> as Connection>::establish(url)?;
+fn run_blocking(
+    connection: AsyncPgConnection,
+    levels: Vec<String>,
+) -> Result<MigrationReport, Box<dyn std::error::Error + Send + Sync>> {
+    let mut connection: AsyncConnectionWrapper<AsyncPgConnection> = connection.into();
     connection.transaction(|connection| {
         // Released with the transaction, whatever happens to this process; and PgBouncer's transaction mode keeps it.
         diesel::sql_query(format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).execute(connection)?;

@@ -73,7 +73,10 @@ impl PostgresLedger {
     pub async fn connect(url: &str, limits: Limits, catalogue: impl Into<LiveCatalogue>) -> Result<Self, LedgerError> {
         let connector = Connector::new(url, limits);
         let connection = connector.connect().await?;
-        let (epoch, owns_users) = connection::identity(&connection).await?;
+        let (epoch, owns_users) =
+            tokio::time::timeout(limits.transaction, connection::identity(&connection))
+                .await
+                .map_err(|_| LedgerError::Unavailable("the database did not answer in time".into()))??;
         let epoch = EpochSeen::new(epoch);
         let pool = connector.pool(epoch.clone())?;
         let shared = Arc::new(Shared { connector, catalogue: catalogue.into(), epoch, owns_users });

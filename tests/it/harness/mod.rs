@@ -6,6 +6,8 @@ pub(crate) mod ledger;
 pub(crate) mod ports;
 mod postgres;
 mod programs;
+pub(crate) mod proxy;
+pub(crate) mod raw;
 mod redis;
 pub(crate) mod scripted;
 pub(crate) mod served;

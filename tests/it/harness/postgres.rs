@@ -132,6 +132,13 @@ impl PostgresServer {
         server.ended().await;
     }
 
+    /// Stops it without a farewell; the next start recovers ("immediate" shutdown).
+    pub(crate) async fn stop_immediately(&self) {
+        let server = &self.cluster.server;
+        server.signal("QUIT", &[server.pid()]).await;
+        server.ended().await;
+    }
+
     pub(crate) async fn restart(&self) {
         self.stop().await;
         self.start().await;

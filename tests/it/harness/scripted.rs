@@ -54,6 +54,7 @@ struct Books {
     faults: HashMap<EventId, Fault>,
     owners: VecDeque<Owner>,
     batches: Vec<Vec<(UserId, EventId)>>,
+    reads: Vec<UserId>,
     clock_failures: u32,
     sweep_panics: u32,
     sweeps: u32,
@@ -68,6 +69,7 @@ impl ScriptedLedger {
             faults: HashMap::new(),
             owners: VecDeque::new(),
             batches: Vec::new(),
+            reads: Vec::new(),
             clock_failures: 0,
             sweep_panics: 0,
             sweeps: 0,
@@ -97,6 +99,11 @@ impl ScriptedLedger {
     /// Every batch that any lane has taken, decided or not.
     pub(crate) fn batches(&self) -> Vec<Vec<(UserId, EventId)>> {
         self.books().batches.clone()
+    }
+
+    /// Whose states were asked for, answered or not.
+    pub(crate) fn reads(&self) -> Vec<UserId> {
+        self.books().reads.clone()
     }
 
     /// How often a lane was asked about this event.
@@ -200,7 +207,11 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        let found = self.books().states.get(&user).cloned().unwrap_or_else(Entitlement::none);
+        let found = {
+            let mut books = self.books();
+            books.reads.push(user);
+            books.states.get(&user).cloned().unwrap_or_else(Entitlement::none)
+        };
         self.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
         Ok(found)
     }
