@@ -314,7 +314,7 @@ pub trait Ledger: Send + Sync {
     /// Ends a question's lease; nothing if it is over, or an event has asked anew since.
     async fn end_fetch(&self, fetch: &Fetch, end: FetchEnd) -> Result<(), LedgerError>;
 
-    /// Finds subscriptions that are about to lapse, from `LAPSING_BEFORE` their end until `LAPSING_AFTER` it, and has Stripe asked about
+    /// Finds subscriptions that are about to lapse, from an hour before their end until five days after it, and has Stripe asked about
     /// them: at most `limit`. Forgets questions that an event has answered, and those given up long ago.
     async fn find_lapsing(&self, limit: u32) -> Result<(), LedgerError>;
 
