@@ -42,8 +42,8 @@ use tollgate::{
         signature::{Tolerance, VerifiedPayload, WebhookSecrets, sign, verify},
     },
     ledger::{
-        ChangedState, Committed, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger,
-        LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance,
+        KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
     watch::Hub,
 };
@@ -431,6 +431,18 @@ impl Ledger for NoLedger {
         Ok(())
     }
 
+    async fn fetches_due(&self, _: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        Ok(vec![])
+    }
+    async fn end_fetch(&self, _: &Fetch, _: FetchEnd) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn find_lapsing(&self, _: u32) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
+        Ok(vec![])
+    }
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
         Ok(DateTime::from_timestamp(NOW, 0).unwrap())
     }

@@ -43,6 +43,7 @@ use crate::{
     config::{CacheStore, Config, LedgerStore, SandboxKeys},
     demo::{self, Demo},
     domain::live::LiveCatalogue,
+    fetch::Fetcher,
     http::{self, Clients, State, UnderWay},
     intake::{Interpreter, signature::Tolerance},
     operators::Operators,
@@ -115,6 +116,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         interpreter.clone(),
         Rhythm::default(),
     );
+    let fetcher = account
+        .gateway
+        .as_ref()
+        .map(|gateway| Fetcher::new(gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
+    let upkeep = upkeep.asking(fetcher);
 
     let stopping = Arc::new(AtomicBool::new(false));
     let probe = Probe {

@@ -27,8 +27,8 @@ use crate::{
         subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
     },
     ledger::{
-        ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, LedgerError, ParkedCount,
-        ParkedEvent, SessionRecord, Standing, StoredEvent,
+        ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim,
+        Lane, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
     },
 };
 
@@ -156,6 +156,18 @@ impl Ledger for MemoryLedger {
         unreachable()
     }
     async fn forget_instance(&self, _: Uuid) -> Result<(), LedgerError> {
+        unreachable()
+    }
+    async fn fetches_due(&self, _: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        unreachable()
+    }
+    async fn end_fetch(&self, _: &Fetch, _: FetchEnd) -> Result<(), LedgerError> {
+        unreachable()
+    }
+    async fn find_lapsing(&self, _: u32) -> Result<(), LedgerError> {
+        unreachable()
+    }
+    async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
         unreachable()
     }
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
@@ -333,6 +345,7 @@ fn subscribed(status: SubscriptionStatus, session: &str) -> Grant {
         values: Attributes::new(),
         before: Attributes::new(),
         quantity: None,
+        fetched_at: None,
     };
     let id = SubscriptionId::parse("sub_1").unwrap();
     Grant { session: SessionId::parse(session).ok(), ..Grant::of_subscription(&id, None, snapshot) }

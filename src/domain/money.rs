@@ -204,6 +204,13 @@ impl Facts {
         self.charge.is_none() && self.refunds.values().any(|refund| refund.status.takes())
     }
 
+    /// Whether any money of a payment went back, or is disputed.
+    fn takes(&self) -> bool {
+        self.refunds.values().any(|refund| refund.status.takes())
+            || self.disputes.values().any(|dispute| dispute.status.hold().is_some())
+            || self.charge.is_some_and(|charge| charge.refunded > 0)
+    }
+
     fn join(&mut self, other: &Self) {
         for (id, refund) in &other.refunds {
             self.refunds.entry(id.clone()).and_modify(|known| *known = *refund.max(known)).or_insert(*refund);
@@ -306,6 +313,14 @@ impl Objects {
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<&Object> {
         self.known.get(id)
+    }
+
+    /// Whether money went back, or is disputed, of a payment of which nobody knows whether it paid a subscription, or which period.
+    #[must_use]
+    pub fn is_unattached(&self, payment: &ObjectId) -> bool {
+        let Some(object) = self.known.get(payment).filter(|object| object.facts.takes()) else { return false };
+        let invoice = object.parent.as_ref().and_then(|invoice| self.known.get(invoice));
+        invoice.is_none_or(|invoice| invoice.parent.is_none() || invoice.period_end.is_none())
     }
 
     /// Whether a grant depends on one of a report's objects, as far as is known how they are tied.

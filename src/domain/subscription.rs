@@ -142,6 +142,10 @@ pub struct Snapshot {
     /// How many were bought of the item that gives the level; absent where the event did not say, and in what was kept before this was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantity: Option<u32>,
+    /// When Stripe gave it, by Stripe's clock, if it was asked: `created` is then that of the newest event known before the question, whose
+    /// second it is the last word of. Absent in what events say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched_at: Option<DateTime<Utc>>,
 }
 
 impl Snapshot {
@@ -162,9 +166,9 @@ impl Snapshot {
         !self.before.is_empty() && self.before.iter().all(|(name, value)| other.values.get(name) == Some(value))
     }
 
-    /// A terminal state is for ever; else the newer one holds.
-    const fn precedence(&self) -> (bool, DateTime<Utc>) {
-        (self.status.is_terminal(), self.created)
+    /// A terminal state is for ever; else the newer one holds, and of one second what was asked for, the newer answer first.
+    const fn precedence(&self) -> (bool, DateTime<Utc>, Option<DateTime<Utc>>) {
+        (self.status.is_terminal(), self.created, self.fetched_at)
     }
 
     fn effect(&self) -> (GrantStatus, DateTime<Utc>, Option<&Level>, u32) {

@@ -206,6 +206,7 @@ fn the_quantity_is_that_of_the_grant_that_holds_and_never_a_sum() {
             values: Attributes::new(),
             before: Attributes::new(),
             quantity,
+            fetched_at: None,
         };
         Effect::Purchase(Grant::of_subscription(&SubscriptionId::parse(id).unwrap(), None, snapshot))
     };

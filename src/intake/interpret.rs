@@ -1,7 +1,7 @@
 //! What an event means for a user. Decided by its bytes, the catalogue and the mode alone: no clock, nothing looked up, so that
 //! the same bytes mean the same whenever they are read.
 
-mod fetched;
+pub mod fetched;
 mod money;
 mod subscription;
 

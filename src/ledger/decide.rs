@@ -10,6 +10,7 @@ use super::{
     Committed, Entry, LedgerError, Note, Verdict,
     account::Loaded,
     batch::{Users, is_retry, text},
+    fetches::{Needs, open_after, open_of},
     halving::Failure,
     history::HistoryRow,
 };
@@ -133,6 +134,7 @@ pub(super) struct Decided<'a> {
     pub(super) slots: Vec<Slot>,
     pub(super) corrections: Vec<Correction<'a>>,
     pub(super) expired_sessions: Vec<&'a str>,
+    pub(super) needs: Needs,
 }
 
 /// What was read, where nobody else can change it. What was decided is put into it, to be written.
@@ -173,9 +175,11 @@ pub(super) fn decide<'a>(
             Entry::Note(Note { verdict: Verdict::Parked(reason), .. }) => Outcome::Parked(*reason),
             Entry::Change(change) => {
                 // Always there: every change has a user, and every user a place.
-                let account = place.and_then(|place| accounts.get_mut(place)).ok_or(LedgerError::Panicked);
-                let outcome = account.and_then(|account| apply(change, account, money, catalogue, owns_users));
-                let outcome = outcome.map_err(culprit)?;
+                let account = place.and_then(|place| accounts.get_mut(place));
+                let account = account.ok_or(LedgerError::Panicked).map_err(culprit)?;
+                let open = open_of(&account.account, &change.effect);
+                let outcome = apply(change, account, money, catalogue, owns_users).map_err(culprit)?;
+                decided.needs.note(open, open_of(&account.account, &change.effect), entry.event().is_some());
                 if let (Outcome::Applied, Effect::SessionExpired(session)) = (outcome, &change.effect) {
                     decided.expired_sessions.push(session.as_str());
                 }
@@ -183,7 +187,9 @@ pub(super) fn decide<'a>(
                 outcome
             }
             Entry::Report(report) => {
+                let open = open_after(report, accounts, money);
                 let changed = learn(report, accounts, money, catalogue).map_err(culprit)?;
+                decided.needs.note(open, open_after(report, accounts, money), entry.event().is_some());
                 let outcome = if changed.is_some() { Outcome::Applied } else { Outcome::Superseded };
                 let state = |place: usize| {
                     Some((UserId::from(*users.ids.get(place)?), accounts.get(place)?.account.entitlement.clone()))

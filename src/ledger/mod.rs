@@ -8,6 +8,7 @@ mod account;
 mod batch;
 mod decide;
 mod error;
+mod fetches;
 mod halving;
 mod history;
 mod inbox;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 pub use self::{
     error::LedgerError,
+    fetches::{Fetch, FetchCount, FetchEnd, FetchReason},
     history::HistoryEntry,
     inbox::{InboxEvent, InboxFilter, InboxPlace, ParkedCount, Standing, StoredEvent},
 };
@@ -305,6 +307,19 @@ pub trait Ledger: Send + Sync {
 
     /// Forgets a replica that stopped, or whose left-over cache writes have been done.
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError>;
+
+    /// Takes questions to Stripe that are due, each leased for so long: at most `limit`. One that is not ended by then is due again.
+    async fn fetches_due(&self, limit: u32, lease: Duration) -> Result<Vec<Fetch>, LedgerError>;
+
+    /// Ends a question's lease; nothing if it is over, or an event has asked anew since.
+    async fn end_fetch(&self, fetch: &Fetch, end: FetchEnd) -> Result<(), LedgerError>;
+
+    /// Finds subscriptions that are about to lapse, from an hour before their end until five days after it, and has Stripe asked about
+    /// them: at most `limit`. Forgets questions that an event has answered, and those given up long ago.
+    async fn find_lapsing(&self, limit: u32) -> Result<(), LedgerError>;
+
+    /// How many questions wait, by reason, in the order of the reasons' words.
+    async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError>;
 
     /// The database's clock, which proves that it can be reached.
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError>;

@@ -13,7 +13,7 @@ use futures::StreamExt;
 
 pub use self::by_hand::{Gift, Taking};
 pub use crate::ledger::{
-    HistoryEntry, InboxEvent, InboxFilter, InboxPlace, Instance, ParkedCount, Standing, StoredEvent,
+    FetchCount, HistoryEntry, InboxEvent, InboxFilter, InboxPlace, Instance, ParkedCount, Standing, StoredEvent,
 };
 use crate::{
     actor::{ApplyError, Entitlements},
@@ -118,6 +118,8 @@ pub struct Summary {
     pub received: Vec<(Standing, u64)>,
     /// Everything that is parked.
     pub parked: Vec<ParkedCount>,
+    /// What is to be asked of Stripe.
+    pub fetches: Vec<FetchCount>,
     /// Users with a live actor, in this process.
     pub live_actors: usize,
     /// Users whose newest state this process has not shown to readers.
@@ -253,12 +255,17 @@ impl Operators {
     /// [`OperatorError::Ledger`].
     pub async fn summary(&self) -> Result<Summary, OperatorError> {
         let since = self.ledger.now().await? - COUNTED;
-        let (received, parked, instances) =
-            tokio::try_join!(self.ledger.received_since(since), self.ledger.parked(), self.ledger.instances())?;
+        let (received, parked, fetches, instances) = tokio::try_join!(
+            self.ledger.received_since(since),
+            self.ledger.parked(),
+            self.ledger.fetches(),
+            self.ledger.instances()
+        )?;
         Ok(Summary {
             since,
             received,
             parked,
+            fetches,
             live_actors: self.entitlements.live(),
             unpublished: self.entitlements.unpublished(),
             instances,

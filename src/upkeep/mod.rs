@@ -18,6 +18,7 @@ use self::redrive::Redriver;
 use crate::{
     actor::Entitlements,
     cache::{BreakerState, Cache},
+    fetch::Fetcher,
     intake::{Interpreter, Meaning},
     ledger::{Instance, Ledger, LedgerError},
 };
@@ -64,6 +65,7 @@ pub struct Upkeep {
     entitlements: Entitlements,
     interpreter: Interpreter,
     redriver: Redriver,
+    fetcher: Option<Fetcher>,
     rhythm: Rhythm,
 }
 
@@ -86,7 +88,16 @@ impl Upkeep {
         rhythm: Rhythm,
     ) -> Self {
         let redriver = Redriver::new(Arc::clone(&ledger), cache.clone());
-        Self { instance, ledger, cache, entitlements, interpreter, redriver, rhythm }
+        Self { instance, ledger, cache, entitlements, interpreter, redriver, fetcher: None, rhythm }
+    }
+
+    /// Has Stripe asked what events left open. Without, it waits.
+    #[must_use]
+    pub fn asking(self, fetcher: Option<Fetcher>) -> Self {
+        if fetcher.is_none() {
+            tracing::info!("without a Stripe key nothing is asked of Stripe: what events left open waits");
+        }
+        Self { fetcher, ..self }
     }
 
     /// Starts the loops on the current runtime.
@@ -100,7 +111,12 @@ impl Upkeep {
         loops.spawn(until_stopped(stop.clone(), self.clone(), redrive::probe));
         loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::lapsed));
         loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::parked));
-        loops.spawn(until_stopped(stop, self.clone(), sweep::count_parked));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::count_parked));
+        loops.spawn(until_stopped(stop.clone(), self.clone(), sweep::count_fetches));
+        if let Some(fetcher) = &self.fetcher {
+            let fetcher = fetcher.clone();
+            loops.spawn(until_stopped(stop, self.clone(), move |_| fetcher.clone().run()));
+        }
         RunningUpkeep { stopping, loops, upkeep: self }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::MissedTickBehavior;
 
@@ -13,7 +14,7 @@ use crate::{
         id::UserId,
     },
     intake::Meaning,
-    ledger::ParkedCount,
+    ledger::{FetchCount, FetchReason, ParkedCount},
 };
 
 const LAPSES_AT_ONCE: u32 = 500;
@@ -100,6 +101,34 @@ pub(super) async fn count_parked(upkeep: Upkeep) {
             Ok(counts) => show_parked(&counts),
             Err(error) => tracing::debug!(%error, "parked events were not counted"),
         }
+    }
+}
+
+/// Tells how many questions to Stripe wait, how many were given up, and for how long the oldest has waited. Every replica tells the same.
+pub(super) async fn count_fetches(upkeep: Upkeep) {
+    let mut ticks = tokio::time::interval(upkeep.rhythm.count);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match tokio::try_join!(upkeep.ledger.fetches(), upkeep.ledger.now()) {
+            Ok((counts, now)) => show_fetches(&counts, now),
+            Err(error) => tracing::debug!(%error, "questions to Stripe were not counted"),
+        }
+    }
+}
+
+/// A reason for which nothing waits any more must not stand there with its last number.
+fn show_fetches(counts: &[FetchCount], now: DateTime<Utc>) {
+    let number = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    for reason in FetchReason::ALL.map(FetchReason::as_str) {
+        let count = counts.iter().find(|count| count.reason == reason);
+        let oldest = count.and_then(|count| count.oldest).map_or(0, |oldest| (now - oldest).num_seconds());
+        let oldest = number(u64::try_from(oldest).unwrap_or(0));
+        metrics::gauge!("tollgate_fetches_waiting", "reason" => reason)
+            .set(number(count.map_or(0, |count| count.waiting)));
+        metrics::gauge!("tollgate_fetches_given_up", "reason" => reason)
+            .set(number(count.map_or(0, |count| count.given_up)));
+        metrics::gauge!("tollgate_fetches_oldest_age", "reason" => reason).set(oldest);
     }
 }
 

@@ -229,3 +229,32 @@ async fn a_kill_under_load_loses_nothing_that_was_acknowledged() {
         assert_eq!(server.read(event.user).await.json["version"], 1, "{}", event.id);
     }
 }
+
+#[tokio::test]
+async fn a_renewal_is_followed_where_only_checkouts_are_told_of() {
+    let (shop, user) = (Shop::new(), Uuid::new_v4());
+    let server = shop.serve().await;
+    let keys = std::fs::read_to_string(shop.data().join("sandbox-keys.json")).unwrap();
+    let key = serde_json::from_str::<Value>(&keys).unwrap()["stripeKey"].as_str().unwrap().to_owned();
+    let sandbox = |method, path: &str| {
+        client().request(method, format!("http://{}{path}", server.sandbox.unwrap())).bearer_auth(&key)
+    };
+    let endpoints = Answer::of(sandbox(reqwest::Method::GET, "/v1/webhook_endpoints")).await;
+    let endpoint = format!("/v1/webhook_endpoints/{}", endpoints.json["data"][0]["id"].as_str().unwrap());
+    let only = serde_urlencoded::to_string([("enabled_events[0]", "checkout.session.completed")]).unwrap();
+    let request = sandbox(reqwest::Method::POST, &endpoint);
+    let narrowed = Answer::of(request.header("Content-Type", "application/x-www-form-urlencoded").body(only)).await;
+    assert_eq!(narrowed.status, 200, "{}", narrowed.text);
+
+    buy(&server, user, "PRO", &CARD).await;
+    becomes(&server, user, "PRO").await;
+    let before = server.read(user).await.json["expiresAt"].as_str().unwrap().to_owned();
+    // A month and its grace, whichever month.
+    let on = json!({ "by": 34 * 86_400 });
+    assert_eq!(Answer::of(sandbox(reqwest::Method::POST, "/sandbox/clock").json(&on)).await.status, 200);
+    eventually(PATIENCE, "the renewal is known", || async {
+        let now = server.read(user).await.json;
+        now["entitlementLevel"] == "PRO" && now["expiresAt"].as_str() > Some(before.as_str())
+    })
+    .await;
+}

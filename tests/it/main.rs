@@ -25,6 +25,7 @@ mod embedded;
 mod entitlement_read;
 mod expiry;
 mod faults;
+mod fetch;
 mod harness_self;
 mod ledger;
 mod ledger_faults;

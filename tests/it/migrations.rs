@@ -69,6 +69,7 @@ const SCRIPTS: &[&str] = &[
     include_str!("../../migrations/postgres/2026-11-23-000011_money/up.sql"),
     include_str!("../../migrations/postgres/2026-11-23-000012_by_hand/up.sql"),
     include_str!("../../migrations/postgres/2026-11-23-000013_one_session/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000014_stripe_fetches/up.sql"),
 ];
 
 #[tokio::test]
@@ -169,6 +170,7 @@ async fn nobody_from_the_web_can_write_or_see_more_than_his_own() {
         "checkout_sessions",
         "checkout_keys",
         "instances",
+        "stripe_fetches",
         "stripe_objects",
         "tollgate_ledger",
         "__diesel_schema_migrations",

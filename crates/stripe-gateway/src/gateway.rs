@@ -146,6 +146,23 @@ impl StripeGateway {
         self.get(Ok(RequestBuilder::new(StripeMethod::Get, "/invoice_payments").query(&query)))
     }
 
+    /// An invoice (`GET /v1/invoices/{id}`).
+    ///
+    /// # Errors
+    /// See [`GatewayError`]; [`GatewayError::is_missing`] if there is none.
+    pub fn retrieve_invoice<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Fetched, GatewayError>> {
+        self.get(object("/invoices/", id))
+    }
+
+    /// The list of a subscription's invoices that were paid, newest first, ten at most (`GET /v1/invoices?status=paid&…`).
+    ///
+    /// # Errors
+    /// See [`GatewayError`].
+    pub fn paid_invoices_of<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Result<Fetched, GatewayError>> {
+        let query = BTreeMap::from([("limit", "10"), ("status", "paid"), ("subscription", subscription)]);
+        self.get(Ok(RequestBuilder::new(StripeMethod::Get, "/invoices").query(&query)))
+    }
+
     fn get(&self, request: Result<RequestBuilder, GatewayError>) -> BoxFuture<'_, Result<Fetched, GatewayError>> {
         Box::pin(async move {
             let answer = self.transport.send(request?, None, self.share).await?;

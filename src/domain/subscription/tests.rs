@@ -49,6 +49,7 @@ fn history(steps: &[(i64, Looks)]) -> Vec<Snapshot> {
             before: earlier.into_iter().filter(|(name, value)| values.get(name) != Some(value)).collect(),
             values,
             quantity: None,
+            fetched_at: None,
         });
     }
     events
@@ -419,4 +420,35 @@ proptest! {
         let last = history.last().unwrap();
         prop_assert_eq!((found.level, found.expires_at), expected(last, now));
     }
+}
+
+#[test]
+fn what_was_fetched_is_the_last_word_of_its_second_and_any_newer_event_replaces_it() {
+    use SubscriptionStatus::{Active, Canceled, Unpaid};
+    let of = |created, status, ends, fetched_at: Option<i64>| {
+        let mut told = history(&[(created, looks(status, ends, 1))]).remove(0);
+        told.fetched_at = fetched_at.map(time);
+        told
+    };
+    let tied = [of(10, Active, 33 * DAY, None), of(10, Unpaid, 33 * DAY, None)];
+    let (fetched, again) = (of(10, Unpaid, 33 * DAY, Some(12)), of(10, Active, 63 * DAY, Some(40)));
+    let last = |script: &[&Snapshot]| {
+        let mut ends =
+            permutations(&script.iter().map(|told| (*told).clone()).collect::<Vec<_>>()).into_iter().map(|order| {
+                let mut known = Snapshots::default();
+                order.iter().chain(&order).for_each(|told| known.join(&told.clone().into()));
+                assert!(script.len() == 2 || !known.is_tied(), "{known:?}");
+                known.latest().unwrap().clone()
+            });
+        let first = ends.next().unwrap();
+        assert!(ends.all(|end| end == first), "in any order");
+        first
+    };
+    assert_eq!(last(&[&tied[0], &tied[1]]), tied[0], "the richer one, till Stripe was asked");
+    assert_eq!(last(&[&tied[0], &tied[1], &fetched]), fetched);
+    assert_eq!(last(&[&tied[0], &tied[1], &fetched, &again]), again, "asked twice, the later answer holds");
+    let newer = of(11, Active, 93 * DAY, None);
+    assert_eq!(last(&[&tied[0], &tied[1], &fetched, &again, &newer]), newer);
+    let ended = of(9, Canceled, 20 * DAY, None);
+    assert_eq!(last(&[&tied[0], &fetched, &again, &ended]), ended, "for ever");
 }

@@ -10,7 +10,7 @@ use super::{admit, events::EventAnswer, private};
 use crate::{
     domain::{grant::Grant, id::UserId},
     http::{ApiError, ErrorBody, Shared, time},
-    operators::{Instance, ParkedCount, Standing, Summary, UserReport},
+    operators::{FetchCount, Instance, ParkedCount, Standing, Summary, UserReport},
 };
 
 /// What a user has, and why.
@@ -88,6 +88,8 @@ pub(super) struct SummaryAnswer {
     received: ReceivedAnswer,
     /// Everything that is parked, by reason.
     parked: Vec<ParkedAnswer>,
+    /// What is to be asked of Stripe, by reason.
+    fetches: Vec<FetchAnswer>,
     /// Users with a live actor in this process.
     live_actors: usize,
     /// Users whose newest state this process has not shown to readers.
@@ -121,6 +123,29 @@ pub(super) struct ParkedAnswer {
 impl From<ParkedCount> for ParkedAnswer {
     fn from(ParkedCount { reason, count, oldest }: ParkedCount) -> Self {
         Self { reason, count, oldest }
+    }
+}
+
+/// Questions to Stripe of one reason.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FetchAnswer {
+    /// Why it is asked.
+    #[schema(example = "tied")]
+    reason: String,
+    /// How many are to be asked.
+    waiting: u64,
+    /// How many were given up.
+    given_up: u64,
+    /// Since when the oldest waits; `null` if none does.
+    #[serde(serialize_with = "time::optional_seconds")]
+    #[schema(required)]
+    oldest: Option<DateTime<Utc>>,
+}
+
+impl From<FetchCount> for FetchAnswer {
+    fn from(FetchCount { reason, waiting, given_up, oldest }: FetchCount) -> Self {
+        Self { reason, waiting, given_up, oldest }
     }
 }
 
@@ -184,7 +209,8 @@ pub(super) async fn user(state: Data<Shared>, request: HttpRequest) -> Result<Ht
 )]
 pub(super) async fn summary(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     admit(&state, &request)?;
-    let Summary { since, received, parked, live_actors, unpublished, instances } = state.operators.summary().await?;
+    let Summary { since, received, parked, fetches, live_actors, unpublished, instances } =
+        state.operators.summary().await?;
     let count = |wanted| received.iter().filter(|(standing, _)| *standing == wanted).map(|(_, count)| count).sum();
     Ok(private(&SummaryAnswer {
         since,
@@ -195,6 +221,7 @@ pub(super) async fn summary(state: Data<Shared>, request: HttpRequest) -> Result
             parked: count(Standing::Parked),
         },
         parked: parked.into_iter().map(ParkedAnswer::from).collect(),
+        fetches: fetches.into_iter().map(FetchAnswer::from).collect(),
         live_actors,
         unpublished,
         instances: instances.into_iter().map(InstanceAnswer::from).collect(),

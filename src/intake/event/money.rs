@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Object, Reference, Text, object, unix_time};
 
@@ -17,7 +18,7 @@ macro_rules! readable {
     };
 }
 
-readable! { Refund Charge Dispute Invoice InvoicePayment Customer }
+readable! { Refund Charge Dispute Invoice InvoicePayment Customer PaymentIntent List }
 
 /// A refund.
 #[derive(Deserialize)]
@@ -70,6 +71,8 @@ pub(in crate::intake) struct Invoice<'a> {
     pub(in crate::intake) id: Option<Text<'a>>,
     #[serde(borrow)]
     pub(in crate::intake) payment_intent: Option<Reference<'a>>,
+    #[serde(borrow)]
+    pub(in crate::intake) status: Option<Text<'a>>,
     #[serde(borrow)]
     subscription: Option<Reference<'a>>,
     #[serde(borrow)]
@@ -171,4 +174,32 @@ impl<'a> InvoicePayment<'a> {
 pub(in crate::intake) struct Customer<'a> {
     #[serde(borrow)]
     pub(in crate::intake) id: Option<Text<'a>>,
+}
+
+/// A payment with its newest charge.
+#[derive(Deserialize)]
+pub(in crate::intake) struct PaymentIntent<'a> {
+    #[serde(borrow)]
+    latest_charge: Option<Object<Charge<'a>>>,
+}
+
+impl<'a> PaymentIntent<'a> {
+    /// Its newest charge; `None` if there is none.
+    pub(in crate::intake) fn charge(&self) -> Option<&Charge<'a>> {
+        self.latest_charge.as_ref().map(|Object(charge)| charge)
+    }
+}
+
+/// A list as Stripe gives it.
+#[derive(Deserialize)]
+pub(in crate::intake) struct List<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+}
+
+impl<'a> List<'a> {
+    /// The text of each object.
+    pub(in crate::intake) fn texts(&self) -> impl Iterator<Item = &'a str> {
+        self.data.iter().map(|object| object.get())
+    }
 }

@@ -1,12 +1,28 @@
-//! What Stripe answers when it is asked how a session stands: read by the same code as the events that tell of it.
+//! What Stripe answers when it is asked how something stands: read by the same code as the events that tell of it.
 
 use chrono::{DateTime, Utc};
 
-use super::{IgnoreReason, Interpreter, Occasion, Session, SessionId, ignored, parked, said};
-use crate::domain::{
-    change::{Cause, Change},
-    event::{ParkReason, Verdict},
+use super::{
+    super::event::{
+        Reference,
+        money::{Invoice, InvoicePayment, List, PaymentIntent},
+    },
+    IgnoreReason, Interpreter, Occasion, Session, SessionId, ignored, money, parked, said,
+    subscription::Seen,
 };
+use crate::domain::{
+    change::{Cause, Change, Unowned},
+    event::{ParkReason, Verdict},
+    id::{InvoiceId, PaymentIntentId, SubscriptionId},
+    money::{Fact, Report},
+};
+
+const INCOMPLETE: Verdict = parked(ParkReason::IncompleteObject);
+
+/// An answer as text.
+fn text(json: &[u8]) -> Result<&str, Verdict> {
+    std::str::from_utf8(json).map_err(|_| INCOMPLETE)
+}
 
 impl Interpreter {
     /// What the session means that Stripe gave at `fetched_at`, by Stripe's clock; `None` while it is open, when it means nothing yet.
@@ -39,6 +55,78 @@ impl Interpreter {
         let (user, effect) = self.session(occasion, &session, Some(id.clone()), fetched_at, None)?;
         Ok(Some(Change { user, found_by: None, cause: Cause::Fetched, effect }))
     }
+
+    /// What the subscription means that Stripe gave at `fetched_at`, by Stripe's clock. It counts as of the newest event that was known
+    /// before Stripe was asked: any newer one replaces it.
+    ///
+    /// # Errors
+    /// What would have become of an event.
+    pub fn read_subscription(
+        &self,
+        id: &SubscriptionId,
+        json: &[u8],
+        as_of: DateTime<Utc>,
+        fetched_at: DateTime<Utc>,
+    ) -> Result<Unowned, Verdict> {
+        self.fetched_subscription(text(json)?, id, Seen { as_of, fetched_at: Some(fetched_at) })
+    }
+}
+
+/// How much of a payment was captured and refunded, by the payment with its charge that Stripe gave at `fetched_at`, by Stripe's clock,
+/// which is never behind the events of before.
+///
+/// # Errors
+/// What would have become of an event.
+pub fn read_payment(id: &PaymentIntentId, json: &[u8], fetched_at: DateTime<Utc>) -> Result<Report, Verdict> {
+    let payment = PaymentIntent::parse(text(json)?).ok_or(INCOMPLETE)?;
+    let mut facts = money::refunded(payment.charge().ok_or(INCOMPLETE)?, fetched_at)?;
+    facts.retain(|fact| fact.id == id.object());
+    if facts.is_empty() { Err(INCOMPLETE) } else { Ok(Report { cause: Cause::Fetched, facts }) }
+}
+
+/// The invoice that a payment paid, by the list of them; `None` if it paid none.
+///
+/// # Errors
+/// The answer cannot be read.
+pub fn read_invoice_paid_by(json: &[u8]) -> Result<Option<InvoiceId>, Verdict> {
+    let list = List::parse(text(json)?).ok_or(INCOMPLETE)?;
+    let Some(newest) = list.texts().next() else { return Ok(None) };
+    let paid = InvoicePayment::parse(newest).ok_or(INCOMPLETE)?;
+    let id = paid.invoice.as_ref().and_then(Reference::id).ok_or(INCOMPLETE)?;
+    InvoiceId::parse(&id).map(Some).map_err(|_| INCOMPLETE)
+}
+
+/// The subscription that an invoice is for; `None` if it is for none.
+///
+/// # Errors
+/// The answer cannot be read.
+pub fn read_subscription_of(json: &[u8]) -> Result<Option<SubscriptionId>, Verdict> {
+    let invoice = Invoice::parse(text(json)?).ok_or(INCOMPLETE)?;
+    let Some(subscription) = invoice.subscription() else { return Ok(None) };
+    let id = subscription.id().ok_or(INCOMPLETE)?;
+    SubscriptionId::parse(&id).map(Some).map_err(|_| INCOMPLETE)
+}
+
+/// What ties a payment to the subscription whose period it paid: its invoice, and the newest ones that were paid, since a payment of an
+/// earlier period takes nothing away.
+///
+/// # Errors
+/// What would have become of the events.
+pub fn read_invoices(
+    payment: &PaymentIntentId,
+    id: &InvoiceId,
+    invoice: &[u8],
+    newest: &[u8],
+) -> Result<Report, Verdict> {
+    let newest = List::parse(text(newest)?).ok_or(INCOMPLETE)?;
+    let mut facts = vec![money::tie(payment.object(), id.object())];
+    for text in std::iter::once(text(invoice)?).chain(newest.texts()) {
+        let invoice = Invoice::parse(text).ok_or(INCOMPLETE)?;
+        let is_paid = said(invoice.status.as_ref()) == Some("paid");
+        let told: Vec<Fact> = money::invoice(&invoice, is_paid)?;
+        facts.extend(told);
+    }
+    Ok(Report { cause: Cause::Fetched, facts })
 }
 
 #[cfg(test)]

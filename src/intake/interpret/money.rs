@@ -1,6 +1,8 @@
 //! What events about money mean. They name no user, and nothing is looked up here: each says something of a payment, an invoice or a
 //! customer, and the ledger knows who depends on it.
 
+use chrono::{DateTime, Utc};
+
 use super::{
     super::event::{
         Reference, Text,
@@ -30,7 +32,7 @@ pub(super) fn meaning(
 ) -> Meaning {
     let (id, facts) = match occasion {
         Occasion::Refund => read(Refund::parse(text), |it| &it.id, |it| refund(it, &record)),
-        Occasion::Refunded => read(Charge::parse(text), |it| &it.id, |it| refunded(it, &record)),
+        Occasion::Refunded => read(Charge::parse(text), |it| &it.id, |it| refunded(it, record.created)),
         Occasion::Dispute => read(Dispute::parse(text), |it| &it.id, |it| dispute(it, &record)),
         Occasion::InvoicePaid => read(Invoice::parse(text), |it| &it.id, |it| invoice(it, true)),
         Occasion::InvoicePaymentSucceeded => read(Invoice::parse(text), |it| &it.id, |it| invoice(it, false)),
@@ -63,7 +65,7 @@ fn payment(reference: Option<&Reference<'_>>) -> Result<ObjectId, Verdict> {
     Ok(PaymentIntentId::parse(&id).map_err(|_| INCOMPLETE)?.object())
 }
 
-fn invoice_id(reference: &Reference<'_>) -> Result<ObjectId, Verdict> {
+pub(super) fn invoice_id(reference: &Reference<'_>) -> Result<ObjectId, Verdict> {
     let id = reference.id().ok_or(INCOMPLETE)?;
     Ok(InvoiceId::parse(&id).map_err(|_| INCOMPLETE)?.object())
 }
@@ -76,7 +78,7 @@ fn fact(id: ObjectId, facts: Facts) -> Fact {
     Fact { id, says: Object { facts, ..Object::default() } }
 }
 
-fn tie(id: ObjectId, parent: ObjectId) -> Fact {
+pub(super) fn tie(id: ObjectId, parent: ObjectId) -> Fact {
     Fact { id, says: Object { parent: Some(parent), ..Object::default() } }
 }
 
@@ -92,10 +94,10 @@ fn refund(refund: &Refund<'_>, record: &EventRecord) -> Result<Vec<Fact>, Verdic
     Ok(vec![fact(payment, Facts { refunds: [(id, known)].into(), ..Facts::default() })])
 }
 
-fn refunded(charge: &Charge<'_>, record: &EventRecord) -> Result<Vec<Fact>, Verdict> {
+pub(super) fn refunded(charge: &Charge<'_>, reported_at: DateTime<Utc>) -> Result<Vec<Fact>, Verdict> {
     let payment = payment(charge.payment_intent.as_ref())?;
     let known = money::Charge {
-        reported_at: record.created,
+        reported_at,
         refunded: amount(charge.amount_refunded)?,
         captured: amount(charge.amount_captured)?,
     };
@@ -112,7 +114,7 @@ fn dispute(dispute: &Dispute<'_>, record: &EventRecord) -> Result<Vec<Fact>, Ver
     Ok(vec![fact(payment, Facts { disputes: [(id, known)].into(), ..Facts::default() })])
 }
 
-fn invoice(invoice: &Invoice<'_>, is_paid: bool) -> Result<Vec<Fact>, Verdict> {
+pub(super) fn invoice(invoice: &Invoice<'_>, is_paid: bool) -> Result<Vec<Fact>, Verdict> {
     let subscription = invoice.subscription().ok_or(UNATTRIBUTED)?.id().ok_or(INCOMPLETE)?;
     let subscription = SubscriptionId::parse(&subscription).map_err(|_| INCOMPLETE)?.object();
     let id = said(invoice.id.as_ref()).and_then(|id| InvoiceId::parse(id).ok()).ok_or(INCOMPLETE)?.object();

@@ -1,5 +1,7 @@
 //! What a subscription's own events mean: each carries the whole subscription, so all of them are read alike.
 
+use chrono::{DateTime, Utc};
+
 use super::{
     super::event::{
         said,
@@ -23,6 +25,21 @@ enum Holder {
     Sought(Subject),
 }
 
+/// As of when a subscription is shown.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// Stripe's time of the event, or of the newest event known before Stripe was asked.
+    pub(super) as_of: DateTime<Utc>,
+    /// When Stripe gave it, if it was asked.
+    pub(super) fetched_at: Option<DateTime<Utc>>,
+}
+
+impl Seen {
+    const fn told(created: DateTime<Utc>) -> Self {
+        Self { as_of: created, fetched_at: None }
+    }
+}
+
 impl Interpreter {
     /// Reads the text of `data.object`, and that of `previous_attributes` where there is one.
     pub(super) fn of_subscription(
@@ -37,7 +54,7 @@ impl Interpreter {
         let id = said(subscription.id.as_ref()).and_then(|id| SubscriptionId::parse(id).ok());
         record.object_id = id.as_ref().map(|id| id.as_str().to_owned());
         let compared = |item: Option<&Item<'_>>| compared(text, previous, item);
-        match self.subscription(&subscription, id, compared, &record) {
+        match self.subscription(&subscription, id, compared, Seen::told(record.created)) {
             Ok((Holder::Named(user), grant)) => {
                 let effect = Effect::Purchase(grant);
                 Meaning::Change(Change { user, found_by: None, cause: cause(record), effect })
@@ -49,13 +66,31 @@ impl Interpreter {
         }
     }
 
+    /// What Stripe says of a subscription that was asked about: as of the newest event that was known before.
+    pub(super) fn fetched_subscription(
+        &self,
+        text: &str,
+        asked: &SubscriptionId,
+        seen: Seen,
+    ) -> Result<Unowned, Verdict> {
+        let incomplete = parked(ParkReason::IncompleteObject);
+        let subscription = Subscription::parse(text).ok_or(incomplete)?;
+        let id = said(subscription.id.as_ref()).and_then(|id| SubscriptionId::parse(id).ok());
+        let id = id.filter(|id| id == asked).ok_or(incomplete)?;
+        // Its grant is known, and with it whose it is, whatever the metadata says by now.
+        let subject = Subject { subscription: id.clone(), customer: None };
+        let (_, grant) =
+            self.subscription(&subscription, Some(id), |item: Option<&Item<'_>>| compared(text, None, item), seen)?;
+        Ok(Unowned { subject, cause: Cause::Fetched, effect: Effect::Purchase(grant) })
+    }
+
     /// What it gives, and whose it is.
     fn subscription(
         &self,
         subscription: &Subscription<'_>,
         id: Option<SubscriptionId>,
         compared: impl FnOnce(Option<&Item<'_>>) -> (Attributes, Attributes),
-        record: &EventRecord,
+        seen: Seen,
     ) -> Result<(Holder, Grant), Verdict> {
         let incomplete = parked(ParkReason::IncompleteObject);
         let id = id.ok_or(incomplete)?;
@@ -82,18 +117,19 @@ impl Interpreter {
         let ends_at = match subscription.terms(status, item).and_then(|terms| terms.ends_at(grace)) {
             Some(end) => end,
             None if status.gives() => return Err(incomplete),
-            None => record.created,
+            None => seen.as_of,
         };
         let (values, before) = compared(item);
         let snapshot = Snapshot {
             status,
             ends_at,
             level: plan.map(|plan| plan.level.clone()),
-            created: record.created,
-            started_at: subscription.created().unwrap_or(record.created),
+            created: seen.as_of,
+            started_at: subscription.created().unwrap_or(seen.as_of),
             values,
             before,
             quantity: item.and_then(Item::quantity),
+            fetched_at: seen.fetched_at,
         };
         Ok((holder, Grant::of_subscription(&id, customer, snapshot)))
     }

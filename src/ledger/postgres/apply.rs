@@ -25,6 +25,7 @@ use super::{
         account::{AccountRow, ObjectRow, load, objects},
         batch::{OwnerRow, Subjects, Users, is_retry},
         decide::{Correction, Found, Inbox, Known, Redelivered, Slot, decide, redelivered},
+        fetches::Needs,
         halving::Failure,
         reach::{ReachRow, Reaches, named},
     },
@@ -32,7 +33,7 @@ use super::{
     connection::classify,
     statements::{
         ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, ReadObjects, ReadOwners,
-        ReadReaches, TryLocks, WaitLocks, WakeEvents, WriteAccounts, WriteObjects,
+        ReadReaches, TryLocks, WaitLocks, WakeEvents, WriteAccounts, WriteFetches, WriteObjects,
     },
 };
 use crate::domain::plan::Catalogue;
@@ -66,6 +67,9 @@ pub(super) async fn warm(mut connection: &AsyncPgConnection) -> QueryResult<()> 
     let _: Vec<OwnerRow> = ReadOwners { subscriptions: &[], customers: &[] }.get_results(&mut connection).await?;
     let _: Vec<i64> = write_accounts(&WriteColumns::default()).get_results(&mut connection).await?;
     let _: Vec<i32> = write_objects(&ObjectColumns::default()).get_results(&mut connection).await?;
+    let (answered_objects, answered_reasons): (&[&str], &[&str]) = (&[], &[]);
+    let fetches = WriteFetches { answered_objects, answered_reasons, objects: &[], reasons: &[], delays: &[] };
+    let _: Vec<i32> = fetches.get_results(&mut connection).await?;
     let _: Vec<i32> =
         CorrectEvents { ids: &[], outcomes: &[], reasons: &[], payloads: &[] }.get_results(&mut connection).await?;
     let _: Vec<i32> = WakeEvents { ids: &[] }.get_results(&mut connection).await?;
@@ -106,7 +110,7 @@ pub(super) async fn transact(
     }
     writes.expired_sessions = decided.expired_sessions;
     let learnt = ObjectColumns::of(&found.money).map_err(Failure::Aborted)?;
-    close(connection, &writes, &learnt, &decided.corrections).await?;
+    close(connection, &writes, &learnt, &decided.corrections, &decided.needs).await?;
     Ok(decided.slots)
 }
 
@@ -225,8 +229,9 @@ async fn close(
     writes: &WriteColumns<'_>,
     learnt: &ObjectColumns<'_>,
     corrections: &[Correction<'_>],
+    needs: &Needs,
 ) -> Result<(), Failure> {
-    let (mut a, mut b, mut c, mut d) = (connection, connection, connection, connection);
+    let (mut a, mut b, mut c, mut d, mut e) = (connection, connection, connection, connection, connection);
     let correct = async {
         if corrections.is_empty() {
             return Ok(());
@@ -254,8 +259,25 @@ async fn close(
         let _: Vec<i32> = write_objects(learnt).get_results(&mut d).await.map_err(|error| before_commit(&error))?;
         Ok(())
     };
+    let ask = async {
+        if needs.is_empty() {
+            return Ok(());
+        }
+        let columns = |wanted| needs.rows(wanted).map(|(object, reason)| (object, reason.as_str())).unzip();
+        let (objects, reasons): (Vec<&str>, Vec<&str>) = columns(true);
+        let (answered_objects, answered_reasons): (Vec<&str>, Vec<&str>) = columns(false);
+        let write = WriteFetches {
+            answered_objects: &answered_objects,
+            answered_reasons: &answered_reasons,
+            objects: &objects,
+            reasons: &reasons,
+            delays: &needs.rows(true).map(|(_, reason)| reason.delay_seconds()).collect::<Vec<_>>(),
+        };
+        let _: Vec<i32> = write.get_results(&mut e).await.map_err(|error| before_commit(&error))?;
+        Ok(())
+    };
     let commit = async { c.batch_execute("COMMIT").await.map_err(|_| Failure::InDoubt) };
-    try_join4(correct, write, learn, commit).await.map(|_| ())
+    try_join4(correct, write, try_join(learn, ask), commit).await.map(|_| ())
 }
 
 /// What it means that a statement failed with `COMMIT` pipelined behind it: refused by the server, the transaction is aborted

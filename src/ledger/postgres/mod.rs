@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod connection;
+mod fetches;
 mod history;
 mod inbox;
 mod lane;
@@ -28,8 +29,8 @@ use self::{
     lane::PostgresLane,
 };
 use super::{
-    ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
-    MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane,
+    Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
@@ -218,6 +219,22 @@ impl Ledger for PostgresLedger {
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {
         upkeep::forget_instance(&self.pool, instance).await
+    }
+
+    async fn fetches_due(&self, limit: u32, lease: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        fetches::due(&self.pool, limit, lease).await
+    }
+
+    async fn end_fetch(&self, fetch: &Fetch, end: FetchEnd) -> Result<(), LedgerError> {
+        fetches::end(&self.pool, fetch, end).await
+    }
+
+    async fn find_lapsing(&self, limit: u32) -> Result<(), LedgerError> {
+        fetches::find_lapsing(&self.pool, limit).await
+    }
+
+    async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
+        fetches::counts(&self.pool).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {

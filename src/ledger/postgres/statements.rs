@@ -180,6 +180,22 @@ statement! {
 }
 
 statement! {
+    /// Writes what is to be asked of Stripe, and forgets what events have answered. Whoever asks at the moment has asked too early.
+    WriteFetches -> Integer {
+        "WITH answered AS (DELETE FROM stripe_fetches AS f USING unnest(", answered_objects: [&'a str] as Text;
+        ", ", answered_reasons: [&'a str] as Text;
+        ") AS a(object_id, reason) WHERE f.object_id = a.object_id AND f.reason = a.reason) \
+         INSERT INTO stripe_fetches AS f (object_id, reason, due_at) \
+         SELECT n.object_id, n.reason, now() + n.delay * interval '1 second' FROM unnest(", objects: [&'a str] as Text;
+        ", ", reasons: [&'a str] as Text;
+        ", ", delays: [i32] as Integer;
+        ") AS n(object_id, reason, delay) \
+         ON CONFLICT (object_id, reason) DO UPDATE SET wanted_at = now(), due_at = excluded.due_at, attempts = 0, \
+           asked_at = NULL, given_up_at = NULL RETURNING 1";
+    }
+}
+
+statement! {
     /// Who has the subscriptions, and who bought anything as the customers: the subject's place, whether by the subscription, and the
     /// user.
     ReadOwners -> (BigInt, Bool, diesel::sql_types::Uuid) {

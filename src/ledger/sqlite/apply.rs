@@ -22,7 +22,7 @@ use super::{
         reach::Reaches,
     },
     connection::{Loan, classify, micros, moment},
-    money,
+    fetches, money,
     statements::{
         AccountColumns, ClaimEvent, CorrectEvent, ExpireSession, FindEvent, InsertEvent, InsertUser, ReadAccount,
         ReadOwner, WakeEvent, WriteGrant, WriteHistory, WriteState,
@@ -114,6 +114,7 @@ fn write(connection: &mut SqliteConnection, entries: &[&Entry], catalogue: &Cata
         write_account(connection, name, account, now)?;
     }
     money::write(connection, &found.money)?;
+    fetches::write(connection, &decided.needs).map_err(aborted)?;
     correct(connection, &decided).map_err(aborted)?;
     Ok(decided.slots)
 }

@@ -10,6 +10,7 @@
 
 mod apply;
 mod connection;
+mod fetches;
 mod history;
 mod inbox;
 mod lane;
@@ -38,8 +39,8 @@ use uuid::Uuid;
 pub use self::open::{OpenError, Problem};
 use self::{connection::Pool, lane::SqliteLane};
 use super::{
-    ChangedState, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError,
-    MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane,
+    Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
@@ -296,6 +297,22 @@ impl Ledger for SqliteLedger {
 
     async fn forget_instance(&self, instance: Uuid) -> Result<(), LedgerError> {
         upkeep::forget_instance(&self.shared.writer, instance).await
+    }
+
+    async fn fetches_due(&self, limit: u32, lease: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        fetches::due(&self.shared.writer, limit, lease).await
+    }
+
+    async fn end_fetch(&self, fetch: &Fetch, end: FetchEnd) -> Result<(), LedgerError> {
+        fetches::end(&self.shared.writer, fetch, end).await
+    }
+
+    async fn find_lapsing(&self, limit: u32) -> Result<(), LedgerError> {
+        fetches::find_lapsing(&self.shared.writer, limit).await
+    }
+
+    async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
+        fetches::counts(&self.shared.readers).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {

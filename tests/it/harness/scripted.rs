@@ -22,8 +22,8 @@ use tollgate::{
         subscription::Snapshots,
     },
     ledger::{
-        ChangedState, Committed, Epoch, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane, Ledger,
-        LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance,
+        KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -326,6 +326,18 @@ impl Ledger for ScriptedLedger {
         Ok(())
     }
 
+    async fn fetches_due(&self, _: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        Ok(vec![])
+    }
+    async fn end_fetch(&self, _: &Fetch, _: FetchEnd) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn find_lapsing(&self, _: u32) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
+        Ok(vec![])
+    }
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
         let mut books = self.books();
         if books.clock_failures > 0 {

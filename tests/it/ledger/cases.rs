@@ -2,6 +2,7 @@
 
 pub(crate) mod by_hand;
 mod fetched;
+mod fetches;
 pub(crate) mod money;
 pub(super) mod subscription;
 
@@ -27,6 +28,11 @@ pub(super) use self::by_hand::{
 pub(super) use self::fetched::{
     a_customer_is_that_of_the_newest_purchase_and_nobody_elses,
     a_fetched_purchase_and_its_event_are_one_grant_in_either_order,
+};
+pub(super) use self::fetches::{
+    a_lease_that_ran_out_is_given_to_another, a_question_is_leased_to_one_and_ends_with_its_answer,
+    an_event_asks_anew_or_answers_whoever_asks_meanwhile, money_that_went_back_of_an_unknown_payment_is_asked_about,
+    subscriptions_about_to_lapse_are_found_until_they_do_not,
 };
 pub(super) use self::money::{
     a_chain_from_user_to_refund_may_be_completed_by_any_link, a_customer_deleted_while_many_buy_as_it_takes_from_all,

@@ -148,6 +148,8 @@ async fn kept(on: &dyn TestLedger, users: &[UserId]) -> (Vec<String>, Vec<String
                  || ' ' || coalesce(object_id, '-') || ' ' || coalesce(CAST(user_id AS text), '-') FROM stripe_events ORDER BY id";
     let objects = "SELECT id || ' ' || coalesce(parent, '-') || ' ' || facts FROM stripe_objects ORDER BY id";
     states.extend(on.column(objects).await);
+    let fetches = "SELECT object_id || ' ' || reason FROM stripe_fetches ORDER BY object_id, reason";
+    states.extend(on.column(fetches).await);
     (states, on.column(inbox).await)
 }
 

@@ -42,6 +42,11 @@ macro_rules! on_every_database {
 }
 
 on_every_database! {
+    a_lease_that_ran_out_is_given_to_another
+    a_question_is_leased_to_one_and_ends_with_its_answer
+    an_event_asks_anew_or_answers_whoever_asks_meanwhile
+    money_that_went_back_of_an_unknown_payment_is_asked_about
+    subscriptions_about_to_lapse_are_found_until_they_do_not
     a_chain_from_user_to_refund_may_be_completed_by_any_link
     a_customer_deleted_while_many_buy_as_it_takes_from_all
     a_deleted_customer_takes_from_all_who_bought_as_it

@@ -70,8 +70,13 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room(
         "upkeep",
-        &["actor", "cache", "clock", "domain", "intake", "ledger"],
+        &["actor", "cache", "clock", "domain", "fetch", "intake", "ledger"],
         "it does beside requests what requests began: it uses the rooms, and none uses it",
+    ),
+    room(
+        "fetch",
+        &["actor", "domain", "intake", "ledger"],
+        "what Stripe answers goes the way of an event; what is to be asked, the ledger knows",
     ),
     room("ledger", &["clock", "domain", "metrics"], "the truth depends on nothing that may be absent or stale"),
     room("cache", &["clock", "domain", "metrics", "recent"], "a hint never asks the truth; whoever uses both decides"),
@@ -120,7 +125,7 @@ pub(super) const OWNED_CRATES: &[Owned] = &[
     owned("diesel_migrations", &["ledger"], SQL),
     owned("indicatif", &["cli"], "only commands have a terminal before them"),
     owned("redis", &["cache"], "only cache knows keys and times to live"),
-    owned("stripe_gateway", &["billing", "app"], "only billing calls Stripe"),
+    owned("stripe_gateway", &["billing", "fetch", "app"], "only billing and fetch call Stripe"),
 ];
 
 /// A sequence of tokens that some rooms, or all, may not hold.
@@ -162,7 +167,7 @@ pub(super) const FORBIDDEN: &[Forbidden] = &[
     clock(&["SystemTime", "::", "now"]),
     clock(&["Instant", "::", "now"]),
     Forbidden {
-        rooms: &["actor", "billing", "cache", "ledger", "reader", "upkeep", "watch"],
+        rooms: &["actor", "billing", "cache", "fetch", "ledger", "reader", "upkeep", "watch"],
         tokens: &["Utc", "::", "now"],
         why: "whether a level is over is told by the process's time: clock::now()",
     },

@@ -249,6 +249,8 @@ async fn objects_are_fetched_as_they_are_with_stripes_time() {
         Reply::Answer("200 OK", dated, body.to_owned()),
         Reply::Answer("200 OK", dated, body.to_owned()),
         Reply::Answer("200 OK", dated, body.to_owned()),
+        Reply::Answer("200 OK", dated, body.to_owned()),
+        Reply::Answer("200 OK", dated, body.to_owned()),
     ];
     let server = Server::start(script).await;
     let gateway = StripeGateway::new(config(&server)).unwrap().in_background();
@@ -258,6 +260,8 @@ async fn objects_are_fetched_as_they_are_with_stripes_time() {
     gateway.retrieve_charge("ch_1").await.unwrap();
     gateway.retrieve_payment_intent("pi_1").await.unwrap();
     gateway.invoice_payments_of("pi_1&limit=1").await.unwrap();
+    gateway.retrieve_invoice("in_1").await.unwrap();
+    gateway.paid_invoices_of("sub_1").await.unwrap();
     let seen = server.seen();
     let asked: Vec<&str> = seen.iter().map(|seen| seen.head.split(' ').nth(1).unwrap()).collect();
     let list =
@@ -271,6 +275,8 @@ async fn objects_are_fetched_as_they_are_with_stripes_time() {
             "/v1/charges/ch_1",
             "/v1/payment_intents/pi_1?expand%5B%5D=latest_charge",
             list,
+            "/v1/invoices/in_1",
+            "/v1/invoices?limit=10&status=paid&subscription=sub_1",
         ]
     );
     for seen in &seen {

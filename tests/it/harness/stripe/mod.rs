@@ -1,7 +1,7 @@
 //! A stand-in for Stripe's API, in this process: strict about requests where Stripe is, and able to fail on demand.
 //!
 //! It implements `POST /v1/checkout/sessions` and `POST /v1/billing_portal/sessions` with the idempotency rules of
-//! <https://docs.stripe.com/api/idempotent_requests>, and `GET /v1/checkout/sessions/{id}`; everything else is 404. New sessions are
+//! <https://docs.stripe.com/api/idempotent_requests>, and `GET /v1/checkout/sessions/{id}`, and gives what tests put there of other kinds; everything else is 404. New sessions are
 //! checked against the schema in `tests/fixtures/stripe`, made from Stripe's own types.
 
 mod answers;
@@ -52,6 +52,7 @@ enum Fault {
 enum Endpoint {
     Sessions,
     Session(String),
+    Object(String),
     Portal,
 }
 
@@ -63,6 +64,8 @@ struct State {
     stored: idempotency::Store,
     sessions: BTreeMap<String, Value>,
     deleted_customers: BTreeSet<String>,
+    /// Answers to other reads, by path.
+    objects: BTreeMap<String, Value>,
     url: String,
 }
 
@@ -145,6 +148,17 @@ impl StandInStripe {
         }
     }
 
+    /// Has this at a path below `/v1/` from now on: an object, or a list whatever it is filtered by.
+    pub(crate) fn have(&self, path: &str, object: &Value) {
+        self.state().objects.insert(format!("/v1/{path}"), object.clone());
+    }
+
+    /// How often something at a path below `/v1/` was asked for.
+    pub(crate) fn asked(&self, path: &str) -> usize {
+        let path = format!("/v1/{path}");
+        self.state().requests.iter().filter(|request| request.path == path).count()
+    }
+
     /// Deletes a customer, whether there was one or not.
     pub(crate) fn delete_customer(&self, id: &str) {
         self.state().deleted_customers.insert(id.to_owned());
@@ -200,6 +214,7 @@ impl State {
             ("POST", "/v1/checkout/sessions", _) => Endpoint::Sessions,
             ("POST", "/v1/billing_portal/sessions", _) => Endpoint::Portal,
             ("GET", _, Some(id)) => Endpoint::Session(id.to_owned()),
+            ("GET", path, None) if is_read(path) => Endpoint::Object(path.to_owned()),
             _ => return Some(self.violation(404, "unrecognized request URL")),
         };
         let key = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
@@ -257,6 +272,10 @@ impl State {
                 Some(session) => Answer::of(200, session.to_string()),
                 None => answers::missing(404, "session"),
             },
+            Endpoint::Object(path) => match self.objects.get(path) {
+                Some(object) => Answer::of(200, object.to_string()),
+                None => answers::missing(404, "id"),
+            },
         }
     }
 
@@ -264,6 +283,13 @@ impl State {
         self.violations.push(sentence.to_owned());
         answers::invalid_request(status, sentence)
     }
+}
+
+/// What can be had by [`StandInStripe::have`].
+fn is_read(path: &str) -> bool {
+    ["subscriptions", "payment_intents", "invoices", "invoice_payments"]
+        .iter()
+        .any(|kind| path.strip_prefix("/v1/").is_some_and(|path| path.starts_with(kind)))
 }
 
 fn plain(headers: &HeaderMap) -> BTreeMap<String, String> {

@@ -57,6 +57,7 @@ pub(super) fn snapshot_of_many(
         values: attributes(status),
         before: was.map(attributes).unwrap_or_default(),
         quantity: Some(quantity),
+        fetched_at: None,
     };
     let customer = CustomerId::parse(CUSTOMER).unwrap();
     let effect = Effect::Purchase(Grant::of_subscription(&subscription(id), Some(customer), snapshot));

@@ -1,0 +1,2 @@
+DROP INDEX user_entitlements_lapsing;
+DROP TABLE stripe_fetches;
