@@ -14,6 +14,7 @@ use super::{
     message::Start,
     registry::Registry,
 };
+use crate::fail_point::{self, Point};
 
 /// How often idle actors are looked for.
 const PASSIVATION_EVERY: Duration = Duration::from_secs(1);
@@ -56,6 +57,7 @@ impl Handler<Start> for EventRouter {
     type Result = Result<(), ApplyError>;
 
     fn handle(&mut self, Start(user): Start, _ctx: &mut Self::Context) -> Self::Result {
+        fail_point::pass_now(Point::ActorStart, || user.to_string());
         let tools = &self.tools;
         let there = self.registry.start(user, || {
             let tools = Arc::clone(tools);
