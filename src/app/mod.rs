@@ -284,6 +284,7 @@ fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
         .and_then(PrometheusBuilder::install_recorder)
         .context("setting up metrics")?;
+    telemetry::describe();
     let handle = prometheus.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(METRICS_UPKEEP);
@@ -291,8 +292,8 @@ fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle
             // Observations are kept one by one until they are counted into their buckets: also when nobody asks for them.
             ticks.tick().await;
             handle.run_upkeep();
-            let dropped = u32::try_from(telemetry.dropped_lines()).unwrap_or(u32::MAX);
-            metrics::gauge!("tollgate_log_lines_dropped").set(f64::from(dropped));
+            let dropped = u64::try_from(telemetry.dropped_lines()).unwrap_or(u64::MAX);
+            metrics::counter!("tollgate_log_lines_dropped_total").absolute(dropped);
         }
     });
     Ok(prometheus)

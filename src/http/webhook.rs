@@ -146,6 +146,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
         Meaning::Note(note) => (note.user, state.entitlements.record(note).await),
     };
     let outcome = outcome.map_err(|error| {
+        counter!("tollgate_events_not_taken_total", "reason" => error.word()).increment(1);
         tracing::warn!(event.id = %event.id, event.r#type = event.kind, error = %error, "event not taken");
         ApiError::from(error)
     })?;

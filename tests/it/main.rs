@@ -12,6 +12,7 @@
 mod harness;
 
 mod actors;
+mod alerts;
 mod by_hand;
 mod cache;
 mod catalogue;
