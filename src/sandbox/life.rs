@@ -56,7 +56,7 @@ impl Sandbox {
     pub async fn happen(&self, user: UserId, happening: Happening) -> Result<(), SandboxError> {
         let (done, receipt) = self.0.shared.change(|state| live(state, user, happening));
         let goal = done?;
-        receipt.kept().await.map_err(not_kept)?;
+        receipt.kept().await?;
         match goal {
             Some(goal) => self.advance_to(goal).await,
             None => Ok(()),
@@ -68,7 +68,7 @@ impl Sandbox {
     /// # Errors
     /// The file cannot be written.
     pub async fn advance_to(&self, goal: i64) -> Result<(), SandboxError> {
-        advance(&self.0.shared, goal).await.map_err(not_kept)
+        Ok(advance(&self.0.shared, goal).await?)
     }
 
     /// Opens the customer portal for a user; gives its address.
@@ -83,13 +83,9 @@ impl Sandbox {
             state.put(portal.clone());
             Some(format!("{}/p/session/{}", state.base, portal.id))
         });
-        receipt.kept().await.map_err(not_kept)?;
+        receipt.kept().await?;
         portal.ok_or(SandboxError::Impossible("There is no customer yet: buy a subscription first"))
     }
-}
-
-fn not_kept(error: NotKept) -> SandboxError {
-    SandboxError::NotKept(error.to_string())
 }
 
 /// Does what falls due until `goal`, one thing at a time, as the courier does, too: neither does what the other has done. Before time goes
