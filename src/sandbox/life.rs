@@ -3,22 +3,18 @@
 use std::sync::Arc;
 
 use super::{
-    Sandbox, SandboxError, billing,
+    DAY, Sandbox, SandboxError, billing,
     changes::{self, End},
     clocks,
     disk::NotKept,
     events::now,
-    happenings::{Cause, happen, owner},
+    happenings::{Cause, happen, owner, whose},
     objects::{Charge, Dispute, Invoice, Metadata, Method, Portal, Subscription},
     pay_page::Card,
     payments,
     state::{Shared, State},
 };
 use crate::domain::id::UserId;
-
-const DAY: i64 = 24 * 60 * 60;
-/// After a renewal its invoice is paid an hour later.
-const UNTIL_PAID: i64 = 60 * 60;
 
 /// Something that happens to a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -81,7 +77,7 @@ impl Sandbox {
             let customer = customers.map(|customer| &customer.id).find(|id| owner(state, id) == Some(user))?;
             let portal = Portal::new(state.now(), customer.clone(), Some(return_url.to_owned()));
             state.put(portal.clone());
-            Some(format!("{}/p/session/{}", state.base, portal.id))
+            Some(portal.url(&state.base))
         });
         receipt.kept().await?;
         portal.ok_or(SandboxError::Impossible("There is no customer yet: buy a subscription first"))
@@ -139,16 +135,13 @@ fn live(state: &mut State, user: UserId, happening: Happening) -> Result<Option<
             Ok(None)
         }
         Happening::Refund => {
-            let refundable = |charge: &Charge| charge.refundable() > 0 && !charge.disputed;
-            let charge = newest_charge(state, user, refundable);
-            let charge = charge.ok_or(Impossible("There is no payment to give back"))?;
+            let charge = newest_charge(state, user).ok_or(Impossible("There is no payment to give back"))?;
             let (cause, reason) = (cause(charge.customer.as_deref()), Some("requested_by_customer".to_owned()));
             payments::refund(state, &charge.id, charge.refundable(), (reason, Metadata::new()), &cause);
             Ok(None)
         }
         Happening::Dispute => {
-            let charge = newest_charge(state, user, |charge| charge.refundable() > 0 && !charge.disputed);
-            let charge = charge.ok_or(Impossible("There is no payment to dispute"))?;
+            let charge = newest_charge(state, user).ok_or(Impossible("There is no payment to dispute"))?;
             let cause = cause(charge.customer.as_deref());
             payments::dispute(state, &charge.id, false, &cause);
             Ok(None)
@@ -166,7 +159,7 @@ fn live(state: &mut State, user: UserId, happening: Happening) -> Result<Option<
 fn renewed(subscription: &Subscription) -> i64 {
     match subscription.cancel_at {
         Some(end) if end <= subscription.period_end => end,
-        _ => subscription.period_end.saturating_add(UNTIL_PAID),
+        _ => subscription.period_end.saturating_add(billing::DRAFT_LASTS),
     }
 }
 
@@ -175,18 +168,14 @@ fn newest_subscription(state: &State, user: UserId) -> Option<Subscription> {
     living.find(|subscription| owner(state, &subscription.customer) == Some(user)).cloned()
 }
 
-fn newest_charge(state: &State, user: UserId, fits: impl Fn(&Charge) -> bool) -> Option<Charge> {
-    state.charges.iter().rev().find(|charge| fits(charge) && payer(state, charge) == Some(user)).cloned()
+/// Of those that can be given back, or disputed.
+fn newest_charge(state: &State, user: UserId) -> Option<Charge> {
+    let mut open = state.charges.iter().rev().filter(|charge| charge.refundable() > 0 && !charge.disputed);
+    open.find(|charge| whose(state, *charge) == Some(user)).cloned()
 }
 
 fn newest_dispute(state: &State, user: UserId) -> Option<Dispute> {
     let mut open = state.disputes.iter().rev().filter(|dispute| !dispute.is_closed());
     let disputed = |dispute: &Dispute| state.charges.get(&dispute.charge);
-    open.find(|dispute| disputed(dispute).and_then(|charge| payer(state, charge)) == Some(user)).cloned()
-}
-
-/// Whose payment it was: what was paid once may have no customer.
-fn payer(state: &State, charge: &Charge) -> Option<UserId> {
-    let of_metadata = super::objects::user_of(&charge.metadata);
-    of_metadata.or_else(|| owner(state, charge.customer.as_deref()?))
+    open.find(|dispute| disputed(dispute).and_then(|charge| whose(state, charge)) == Some(user)).cloned()
 }

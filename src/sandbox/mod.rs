@@ -46,6 +46,10 @@ use self::{
 };
 use crate::activity::Activity;
 
+/// In seconds.
+const HOUR: i64 = 60 * 60;
+const DAY: i64 = 24 * HOUR;
+
 /// What a sandbox is started with.
 #[derive(Debug)]
 pub struct SandboxSettings {
