@@ -75,6 +75,14 @@ pub struct InboxEvent {
     pub processed_at: Option<DateTime<Utc>>,
 }
 
+impl InboxEvent {
+    /// Where it stands in a list.
+    #[must_use]
+    pub fn place(&self) -> InboxPlace {
+        InboxPlace { received_at: self.received_at, id: self.id.clone() }
+    }
+}
+
 /// A place in a list that is newest first: what follows was received before, or at the same moment and has a smaller id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboxPlace {
