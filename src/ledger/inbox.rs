@@ -154,6 +154,26 @@ pub(super) fn event<User, Moment>(
     })
 }
 
+/// What is parked for one reason: the reason, how many, and since when the oldest.
+pub(super) type ParkedColumns<Moment> = (Option<String>, i64, Option<Moment>);
+
+/// Counts of what is parked, as both databases give them.
+pub(super) fn parked<Moment>(
+    rows: Vec<ParkedColumns<Moment>>,
+    moment: impl Fn(Moment) -> DateTime<Utc>,
+) -> Vec<ParkedCount> {
+    let read = |(reason, count, oldest): ParkedColumns<Moment>| {
+        let count = u64::try_from(count).ok()?;
+        Some(ParkedCount { reason: reason.unwrap_or_default(), count, oldest: oldest.map(&moment)? })
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
+/// An event with what is kept of its body.
+pub(super) fn stored(event: InboxEvent, payload: Option<String>) -> StoredEvent {
+    StoredEvent { event, payload: payload.map(|text| Bytes::from(text.into_bytes())) }
+}
+
 /// Counts as databases give them.
 pub(super) fn standings(rows: Vec<(String, i64)>) -> Vec<(Standing, u64)> {
     let known = |(outcome, count): (String, i64)| Some((Standing::from_word(&outcome)?, u64::try_from(count).ok()?));
