@@ -49,7 +49,7 @@ use crate::{
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},
     billing::{Billing, Fulfilment},
-    domain::live::LiveCatalogue,
+    domain::{id::UserId, live::LiveCatalogue},
     intake::{
         Interpreter,
         signature::{Tolerance, WebhookSecrets},
@@ -238,6 +238,14 @@ where
     web::resource(route.pattern())
         .route(web::route().guard(methods).to(handler))
         .default_service(web::to(move || async move { Err::<HttpResponse, _>(ApiError::MethodNotAllowed(allow)) }))
+}
+
+/// The user whom a caller names.
+///
+/// # Errors
+/// 400 for what is no UUID.
+pub(crate) fn user_id(text: &str) -> Result<UserId, ApiError> {
+    UserId::parse(text).map_err(|_| ApiError::InvalidRequest("The user id must be a UUID"))
 }
 
 async fn not_found() -> Result<HttpResponse, ApiError> {
