@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -13,6 +14,13 @@ use super::{server::TestServer, supervised::PATIENCE};
 /// The head of a webhook whose body is still to come; `more` ends each of its lines.
 pub(crate) fn webhook_head(signature: &str, more: &str) -> String {
     format!("POST /api/webhooks/stripe HTTP/1.1\r\nHost: t\r\nStripe-Signature: {signature}\r\n{more}\r\n")
+}
+
+/// A webhook with this event in it, signed now.
+pub(crate) fn webhook(server: &TestServer, event: &Value) -> String {
+    let body = event.to_string();
+    let head = webhook_head(&server.sign(body.as_bytes()), &format!("Content-Length: {}\r\n", body.len()));
+    format!("{head}{body}")
 }
 
 /// A connection to the public listener.
