@@ -27,7 +27,8 @@ pub(super) struct Place(Connections);
 impl Connections {
     /// The metrics recorder must have been installed before.
     pub(super) fn new(max: usize) -> Self {
-        let (shown, refused) = (gauge!("tollgate_http_connections"), counter!("tollgate_http_connections_refused_total"));
+        let (shown, refused) =
+            (gauge!("tollgate_http_connections"), counter!("tollgate_http_connections_refused_total"));
         Self(Arc::new(Count { max, open: AtomicUsize::new(0), shown, refused }))
     }
 

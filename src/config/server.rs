@@ -98,8 +98,7 @@ impl ServerConfig {
         let streams_max = reader.value(&setting::STREAMS_MAX, number_in(1..=1_000_000));
         let shutdown_timeout =
             reader.value(&setting::SHUTDOWN_TIMEOUT, duration_in(Duration::from_secs(1)..=Duration::from_secs(600)));
-        let drain_delay =
-            reader.value(&setting::DRAIN_DELAY, duration_in(Duration::ZERO..=Duration::from_secs(300)));
+        let drain_delay = reader.value(&setting::DRAIN_DELAY, duration_in(Duration::ZERO..=Duration::from_secs(300)));
         let log = LogConfig::read(reader);
 
         let (bind, admin_bind): (SocketAddr, SocketAddr) = (bind?, admin_bind?);

@@ -104,8 +104,7 @@ async fn a_backlog_of_days_is_taken_in_once_beside_what_is_bought_now() {
     let settings = [("TOLLGATE_WEBHOOKS_IN_FLIGHT", "40"), ("TOLLGATE_LOG", "warn,tollgate::app=info")];
     let server = Arc::new(world.serve_with(&settings).await);
     let (firsts, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let backlog: Vec<Value> =
-        (0..CONNECTIONS * EACH).map(|_| SessionEvent::paid(Uuid::new_v4()).json()).collect();
+    let backlog: Vec<Value> = (0..CONNECTIONS * EACH).map(|_| SessionEvent::paid(Uuid::new_v4()).json()).collect();
     let connections = (0..CONNECTIONS).map(|connection| {
         // The last ones are the first of the next connection, too.
         let events: Vec<Value> = backlog.iter().cycle().skip(connection * EACH).take(EACH + 5).cloned().collect();
@@ -130,9 +129,11 @@ async fn a_backlog_of_days_is_taken_in_once_beside_what_is_bought_now() {
     assert_eq!(firsts.load(Ordering::Acquire), backlog.len(), "each once");
     assert!(refused.load(Ordering::Acquire) > 0, "it was too much");
     let all = (backlog.len() + NOW).to_string();
-    for count in
-        ["FROM stripe_events WHERE outcome = 'applied'", "FROM entitlement_state WHERE version = 1", "FROM user_entitlements"]
-    {
+    for count in [
+        "FROM stripe_events WHERE outcome = 'applied'",
+        "FROM entitlement_state WHERE version = 1",
+        "FROM user_entitlements",
+    ] {
         assert_eq!(world.database.value(&format!("SELECT count(*) {count}")).await, all, "{count}");
     }
 }
