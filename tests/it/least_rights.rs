@@ -1,7 +1,7 @@
 //! The rights that docs/OPERATIONS.md gives the service in PostgreSQL and Redis: all of it works with them, and whoever has stolen them can do
 //! no more. The scripts are read from the document, so that it cannot say anything else.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 use tollgate::{config::catalogue, ledger::postgres::PostgresLedger};
 use uuid::Uuid;
@@ -51,8 +51,8 @@ async fn the_whole_service_works_with_the_least_rights_and_they_are_good_for_not
     server.signal("TERM").await;
     assert_eq!(server.ended().await, 0);
     assert_eq!(world.database.value("SELECT count(*) FROM instances").await, "0");
-    let denied: Vec<Vec<String>> = world.redis.command(&["ACL", "LOG"]).await;
-    assert_eq!(denied, Vec::<Vec<String>>::new(), "Redis has refused nothing");
+    let denied: Vec<redis::Value> = world.redis.command(&["ACL", "LOG"]).await;
+    assert_eq!(denied, [], "Redis has refused nothing");
     let name = world.database.url().rsplit('/').next().unwrap().to_owned();
     let log = PostgresServer::shared().await.log();
     let denied: Vec<&str> =
@@ -70,43 +70,33 @@ async fn everything_is_done(world: &World, server: &TestServer) {
         world.database.execute(&sql).await;
     };
     let level = async |user: Uuid| server.read(user).await.json["entitlementLevel"].as_str().unwrap().to_owned();
-    let (trier, buyer) = (Uuid::new_v4(), Uuid::new_v4());
+    let (trier, buyer, refunded) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
     appear(trier).await;
+    appear(refunded).await;
+    // What takes its time is begun first, and waited for last.
     let ends_soon =
         SessionEvent { level: "TRIAL".into(), created: unix_now() - 7 * 86_400 + 3, ..SessionEvent::paid(trier) };
-    assert_eq!(server.deliver(&ends_soon.json()).await.json["processed"], true);
-    let bought = SessionEvent::paid(buyer);
-    assert_eq!(server.deliver(&bought.json()).await.json["parked"], true, "nobody knows the buyer");
+    let bought = SessionEvent::paid(refunded);
+    for event in [&ends_soon, &bought] {
+        assert_eq!(server.deliver(&event.json()).await.json["processed"], true);
+    }
+    assert_eq!(server.deliver(&refund_of_all(world, &bought)).await.status, 200);
+    let early = SessionEvent::paid(buyer);
+    assert_eq!(server.deliver(&early.json()).await.json["parked"], true, "nobody knows the buyer");
     appear(buyer).await;
-    eventually(PATIENCE, "what was parked is applied", || async { level(buyer).await == "PRO" }).await;
-    assert_eq!(world.redis.get(&format!("entitlements:{buyer}")).await.as_deref(), Some("PRO"));
-    assert_eq!(server.deliver(&bought.json()).await.json["idempotent"], true);
-    let old = SessionEvent { created: unix_now() - 60, ..bought.sibling() };
-    assert_eq!(server.deliver(&old.json()).await.status, 200, "old enough for Redis to be asked for its mark");
 
-    let mut watcher = Stream::open(server, buyer).await;
-    watcher.next().await.unwrap();
+    let mut watcher = Stream::open(server, refunded).await;
+    assert_eq!(watcher.next().await.unwrap().version_and_level().1, "PRO");
     eventually(PATIENCE, "it listens", || async {
         let listeners: (String, usize) = world.redis.command(&["PUBSUB", "NUMSUB", "entitlements:changed"]).await;
         listeners.1 == 1
     })
     .await;
-    let payment = bought.session.replace("cs_test_", "pi_");
-    let charge = json!({ "id": "ch_1", "object": "charge", "payment_intent": payment, "amount_captured": 2900, "amount_refunded": 2900 });
-    let known = json!({ "id": payment, "object": "payment_intent", "latest_charge": charge });
-    world.stripe.have(&format!("payment_intents/{payment}"), &known);
-    let refund = json!({
-        "id": format!("evt_{}", Uuid::new_v4().simple()), "object": "event", "type": "refund.created", "livemode": false,
-        "created": unix_now(), "api_version": "2026-10-28.endive", "data": { "object": {
-            "id": "re_1", "object": "refund", "status": "succeeded", "payment_intent": payment, "amount": 2900, "created": unix_now(),
-        } },
-    });
-    assert_eq!(server.deliver(&refund).await.status, 200);
-    eventually(PATIENCE, "Stripe was asked how much it was", || async { level(buyer).await == "FREE" }).await;
-    eventually(PATIENCE, "nothing is left to ask", || async {
-        world.database.value("SELECT count(*) FROM stripe_fetches").await == "0"
-    })
-    .await;
+    eventually(PATIENCE, "what was parked is applied", || async { level(buyer).await == "PRO" }).await;
+    assert_eq!(world.redis.get(&format!("entitlements:{buyer}")).await.as_deref(), Some("PRO"));
+    assert_eq!(server.deliver(&early.json()).await.json["idempotent"], true);
+    let old = SessionEvent { created: unix_now() - 60, ..early.sibling() };
+    assert_eq!(server.deliver(&old.json()).await.status, 200, "old enough for Redis to be asked for its mark");
 
     let opened = server.checkout(buyer, "PRO", Some("click")).await;
     assert_eq!(opened.status, 200, "{}", opened.text);
@@ -122,11 +112,33 @@ async fn everything_is_done(world: &World, server: &TestServer) {
     for path in ["events", "summary", &format!("entitlements/{buyer}"), &format!("entitlements/{buyer}/history")] {
         assert_eq!(Answer::of(client().get(admin(path))).await.status, 200, "{path}");
     }
+    // Events have some seconds to tell it first.
+    world.database.execute("UPDATE stripe_fetches SET due_at = now()").await;
+    assert_eq!(watcher.next().await.unwrap().version_and_level().1, "FREE", "Stripe was asked how much was given back");
+    eventually(PATIENCE, "nothing is left to ask", || async {
+        world.database.value("SELECT count(*) FROM stripe_fetches").await == "0"
+    })
+    .await;
     eventually(PATIENCE, "the trial's end is a change", || async {
         world.redis.get(&format!("entitlements:{trier}")).await.as_deref() == Some("FREE")
     })
     .await;
     assert_eq!(Answer::of(client().get(server.url("/health/ready"))).await.json["status"], "ready");
+}
+
+/// A refund of which Stripe has to be asked how much of the payment it is.
+fn refund_of_all(world: &World, bought: &SessionEvent) -> Value {
+    let payment = bought.session.replace("cs_test_", "pi_");
+    let charge = json!({ "id": "ch_1", "object": "charge", "payment_intent": payment, "amount_captured": 2900, "amount_refunded": 2900 });
+    let known = json!({ "id": payment, "object": "payment_intent", "latest_charge": charge });
+    world.stripe.have(&format!("payment_intents/{payment}"), &known);
+    let refund = json!({
+        "id": "re_1", "object": "refund", "status": "succeeded", "payment_intent": payment, "amount": 2900, "created": unix_now(),
+    });
+    json!({
+        "id": format!("evt_{}", Uuid::new_v4().simple()), "object": "event", "type": "refund.created", "livemode": false,
+        "created": unix_now(), "api_version": "2026-10-28.endive", "data": { "object": refund },
+    })
 }
 
 async fn postgres_refuses_the_rest(world: &World, url: &str, role: &str) {
