@@ -106,7 +106,7 @@ async fn a_chunk_that_lies_about_its_length_is_no_body() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_slow_are_given_up_and_hold_up_nobody() {
     let world = World::new().await;
-    let server = world.serve_with(&[("TOLLGATE_HEAD_TIMEOUT", "2s"), ("TOLLGATE_BODY_TIMEOUT", "2s")]).await;
+    let server = world.serve_with(&[("TOLLGATE_HEAD_TIMEOUT", "1s"), ("TOLLGATE_BODY_TIMEOUT", "1s")]).await;
     let body_head = webhook_head("t=1,v1=00", "Content-Length: 100000\r\n");
     let mut slow = Vec::new();
     // Nothing at all, a head and a body that stop.
@@ -330,7 +330,7 @@ async fn without_a_free_file_it_goes_on_when_there_is_one() {
     let limit = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={most}")]).status();
     assert!(limit.unwrap().success());
     let mut idle = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..40 {
         idle.push(Raw::open(&server).await);
     }
     eventually(PATIENCE, "no file is free", || async { files(&server) >= most }).await;

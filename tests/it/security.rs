@@ -232,7 +232,7 @@ async fn a_users_looks_at_his_sessions_are_limited_where_stripe_is_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_bad_signatures_costs_no_question_and_holds_up_nobody() {
     const CONNECTIONS: usize = 8;
-    const EACH: usize = 250;
+    const EACH: usize = 125;
     const GOOD: usize = 20;
     let world = World::new().await;
     let server = Arc::new(world.serve_with(&[("TOLLGATE_LOG", "info")]).await);
