@@ -1,24 +1,18 @@
 //! The composition root: every part is made here, once, and stopped here, in order.
 //!
 //! Start: sockets → ledger (migrated, checked) → cache → sandbox, if there is one → actors → listeners → upkeep. Stop: readiness goes
-//! red, the sandbox delivers no more, listeners finish what is under way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
+//! red, and after the time that balancers need to see it the sandbox delivers no more, listeners finish what is under way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
 //! moment loses nothing that was acknowledged.
 
 mod account;
 mod banner;
+mod connections;
 mod listen;
 mod probe;
 mod reload;
 mod stores;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
@@ -127,12 +121,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .map(|gateway| Fetcher::new(gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
     let upkeep = upkeep.asking(fetcher);
 
-    let stopping = Arc::new(AtomicBool::new(false));
+    let under_way = UnderWay::default();
     let probe = Probe {
         ledger: Arc::clone(&ledger),
         cache: cache.clone(),
         webhook_configured: account.webhook_secrets.is_some(),
-        stopping: Arc::clone(&stopping),
+        under_way: under_way.clone(),
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
@@ -174,7 +168,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         admin: admin.address,
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
-    let under_way = UnderWay::default();
     let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone())?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {
@@ -197,10 +190,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let admin = tokio::task::spawn_local(admin);
     let ended_by = until_told_to_stop().await?;
     tracing::info!(signal = ended_by, "stopping");
-    stopping.store(true, Ordering::Relaxed);
+    under_way.leave();
     reloading.abort();
     let limit = config.server.shutdown_timeout + STOP_GRACE;
     let stop = async {
+        // Requests that were on their way when readiness went red are answered like any others.
+        tokio::time::sleep(config.server.drain_delay).await;
         if let Some((sandbox, _)) = &sandbox {
             sandbox.stop().await;
         }

@@ -1,18 +1,12 @@
 //! Readiness: asks every dependency how it is.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
     cache::{BreakerState, Cache},
-    http::{Dependency, DependencyState, Readiness, ReadyReport},
+    http::{Dependency, DependencyState, Readiness, ReadyReport, UnderWay},
     ledger::Ledger,
 };
 
@@ -24,7 +18,7 @@ pub(super) struct Probe {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) cache: Cache,
     pub(super) webhook_configured: bool,
-    pub(super) stopping: Arc<AtomicBool>,
+    pub(super) under_way: UnderWay,
 }
 
 #[async_trait]
@@ -36,11 +30,11 @@ impl Readiness for Probe {
         } else {
             dependency("webhook", DependencyState::Unready, Some("STRIPE_WEBHOOK_SECRET is not set"))
         };
-        let mut dependencies = vec![ledger, cache, webhook];
-        if self.stopping.load(Ordering::Relaxed) {
-            dependencies.push(dependency("server", DependencyState::Unready, Some("stopping")));
-        }
-        ReadyReport::new(dependencies)
+        ReadyReport::new(vec![ledger, cache, webhook])
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.under_way.is_leaving()
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) async fn start(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
-    state.clients.check(&request)?;
+    state.clients.may_check_out(&request)?;
     body::require_json(&request)?;
     let key = idempotency_key(&request)?;
     let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
@@ -125,13 +125,14 @@ pub(super) async fn start(
         (status = 200, description = "One of the caller's sessions", body = SessionAnswer),
         (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
         (status = 404, description = "`NOT_FOUND`: no such session, or another user's", body = ErrorBody),
+        (status = 429, description = "`RATE_LIMITED`, with `Retry-After`: Stripe would have to be asked, and was asked often", body = ErrorBody),
         (status = 503, description = "`UNAVAILABLE`, with `Retry-After`", body = ErrorBody),
     ),
 )]
 pub(super) async fn session(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
     let id = request.match_info().get("id").ok_or(ApiError::NotFound)?;
-    let view = state.fulfilment.session(user, id).await?;
+    let view = state.fulfilment.session(user, id, || state.clients.may_look_up(&request)).await?;
     let answer = SessionAnswer {
         session_id: view.id.as_str(),
         state: view.state.as_str(),
@@ -166,6 +167,7 @@ pub(super) async fn portal(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
+    state.clients.may_open_portal(&request)?;
     let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
     if !body.bytes.is_empty() && serde_json::from_slice::<PortalRequest>(&body.bytes).is_err() {
         return Err(ApiError::InvalidRequest("Expected no body, or {}"));

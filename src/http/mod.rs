@@ -137,6 +137,7 @@ struct Shared {
     body_timeout: Duration,
     bodies: BodyRoom,
     webhooks_in_flight: Semaphore,
+    webhooks_in_flight_max: usize,
     webhook_meters: WebhookMeters,
 }
 
@@ -144,6 +145,7 @@ impl State {
     /// The metrics recorder must have been installed before.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let webhooks_in_flight_max = parts.limits.webhooks_in_flight_max.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             entitlements: parts.entitlements,
             reader: parts.reader,
@@ -164,7 +166,8 @@ impl State {
             clients: parts.clients,
             body_timeout: parts.limits.body_timeout,
             bodies: BodyRoom::new(parts.limits.bodies_bytes_max),
-            webhooks_in_flight: Semaphore::new(parts.limits.webhooks_in_flight_max.min(Semaphore::MAX_PERMITS)),
+            webhooks_in_flight: Semaphore::new(webhooks_in_flight_max),
+            webhooks_in_flight_max,
             webhook_meters: WebhookMeters::new(),
         }))
     }

@@ -28,6 +28,7 @@ mod expiry;
 mod faults;
 mod fetch;
 mod harness_self;
+mod least_rights;
 mod ledger;
 mod ledger_faults;
 mod ledger_file;

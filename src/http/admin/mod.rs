@@ -66,7 +66,13 @@ pub(super) fn routes(app: &mut ServiceConfig) {
 /// All metrics, in Prometheus' text format.
 pub(super) async fn all_metrics(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     admit(&state, &request)?;
-    metrics::gauge!("tollgate_http_body_bytes").set(f64::from(u32::try_from(state.bodies.taken()).unwrap_or(u32::MAX)));
+    let under_way = state.webhooks_in_flight_max.saturating_sub(state.webhooks_in_flight.available_permits());
+    for (gauge, value) in [
+        (metrics::gauge!("tollgate_http_body_bytes"), state.bodies.taken()),
+        (metrics::gauge!("tollgate_webhooks_in_flight"), under_way),
+    ] {
+        gauge.set(f64::from(u32::try_from(value).unwrap_or(u32::MAX)));
+    }
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body((state.render_metrics)()))
 }
 
