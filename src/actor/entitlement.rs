@@ -30,6 +30,7 @@ use crate::{
         id::{EventId, UserId},
         money::Report,
     },
+    fail_point::{self, Point},
     ledger::{Committed, Entry, Epoch, Ledger},
     watch::Hub,
 };
@@ -92,6 +93,10 @@ impl EntitlementActor {
 impl Tools {
     /// Duplicate check, ledger, readers: the whole way of one change.
     async fn apply(&self, user: UserId, change: Change) -> Result<Outcome, ApplyError> {
+        fail_point::pass(Point::ActorApply, || {
+            change.cause.event().map_or_else(|| user.to_string(), |event| event.id.to_string())
+        })
+        .await;
         let epoch = self.ledger.epoch();
         let mut budget = Budget::new(self.cache_budget);
         if self.is_done(&change.cause, &epoch, &mut budget).await {
@@ -172,7 +177,9 @@ impl Tools {
         budget: &mut Budget,
     ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
+        fail_point::pass(Point::CacheShow, || user.to_string()).await;
         let published = self.cache.publish(publication, clock::now(), budget).await;
+        fail_point::pass(Point::CacheShown, || user.to_string()).await;
         self.hub.tell(user, epoch, entitlement.version);
         match published {
             Ok(_) => {

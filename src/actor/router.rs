@@ -14,6 +14,7 @@ use super::{
     registry::Registry,
     shards::Pulse,
 };
+use crate::fail_point::{self, Point};
 
 /// Starts waiting at a router; beyond that callers wait, and their own limit of time holds.
 const MAILBOX: usize = 4096;
@@ -50,6 +51,7 @@ impl Handler<Start> for EventRouter {
     type Result = MessageResult<Start>;
 
     fn handle(&mut self, Start(user): Start, _ctx: &mut Self::Context) -> Self::Result {
+        fail_point::pass_now(Point::ActorStart, || user.to_string());
         MessageResult(self.registry.start(user, || {
             let tools = Arc::clone(&self.tools);
             Supervisor::start(move |_| EntitlementActor::new(user, tools))

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     domain::{event::Outcome, id::UserId},
+    fail_point::{self, Point},
     ledger::{Committed, Entry, Ledger, LedgerError, Ticket},
 };
 
@@ -171,6 +172,7 @@ async fn drive(ledger: Arc<dyn Ledger>, mut queue: mpsc::Receiver<Ticket>, batch
     let mut lane = ledger.lane();
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
+        fail_point::pass(Point::LedgerBegin, || Entry::about(batch.iter().map(|ticket| &ticket.entry))).await;
         let work = lane.commit(std::mem::replace(&mut batch, Vec::with_capacity(batch_max)));
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
             // The batch's replies were dropped with it: their outcome is unknown, and said to be.

@@ -73,6 +73,11 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// What kept it from starting, with the way to mend it.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let telemetry = Arc::new(telemetry::init(&config.server.log, io::stdout())?);
+    #[cfg(feature = "fail-points")]
+    {
+        tracing::warn!("built with fail points: for tests alone");
+        crate::fail_point::from_environment().map_err(anyhow::Error::msg).context("FAIL_POINTS")?;
+    }
     for warning in &config.warnings {
         tracing::warn!(warning, "a setting is risky");
     }

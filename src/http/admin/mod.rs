@@ -6,6 +6,8 @@
 
 mod by_hand;
 mod events;
+#[cfg(feature = "fail-points")]
+mod fail_points;
 mod overview;
 mod query;
 
@@ -39,6 +41,9 @@ pub(super) struct Contract;
 
 /// Everything below `/api/admin`.
 pub(super) fn routes(app: &mut ServiceConfig) {
+    #[cfg(feature = "fail-points")]
+    app.route(fail_points::PATH, web::get().to(fail_points::hits))
+        .route(fail_points::PATH, web::post().to(fail_points::arm));
     app.service(get(Route::AdminEvents, events::list))
         .service(post(Route::AdminReplayMany, events::replay_many))
         .service(get(Route::AdminEvent, events::show))

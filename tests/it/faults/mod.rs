@@ -4,6 +4,8 @@
 mod cold;
 mod crash;
 mod doubt;
+#[cfg(feature = "fail-points")]
+mod points;
 mod postgres;
 mod redis;
 
