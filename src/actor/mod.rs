@@ -9,6 +9,8 @@ mod entitlement;
 mod error;
 mod message;
 mod registry;
+#[cfg(test)]
+mod registry_tests;
 mod router;
 mod shards;
 mod unpublished;
