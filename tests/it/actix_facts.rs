@@ -182,6 +182,7 @@ async fn an_actor_whose_addresses_are_gone_does_what_waits_and_ends() {
 async fn a_thread_that_ends_closes_what_waits_on_it() {
     let arbiter = Arbiter::new();
     let (addr, mut told) = counter(&arbiter);
+    assert_eq!(addr.send(Count).await.unwrap(), 1);
     let (_leave, wait) = oneshot::channel();
     let mut first = Box::pin(addr.send(Do(Kind::Stops, wait)));
     let mut waiting: Vec<_> = (0..5).map(|_| Box::pin(addr.send(Count))).collect();

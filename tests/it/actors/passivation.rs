@@ -65,9 +65,10 @@ async fn deliver(entitlements: &Entitlements, name: &str, messages_per_thread: u
 
 #[actix_web::test]
 async fn actors_that_are_let_go_all_the_time_lose_no_message() {
+    let messages = std::env::var("TOLLGATE_PASSIVATION_MESSAGES").map_or(25_000, |number| number.parse().unwrap());
     for idle in 0..=2 {
         let stage = Stage::new(ActorLimits { idle: Duration::from_millis(idle), ..LIMITS });
-        let sent = deliver(&stage.entitlements, &format!("idle{idle}"), 4_200).await;
+        let sent = deliver(&stage.entitlements, &format!("idle{idle}"), messages / 3 / THREADS).await;
         let versions = std::array::from_fn(|number| stage.ledger.version(user(number.try_into().unwrap())));
         assert_eq!(versions, sent, "each change one version, none lost, none twice");
         for batch in stage.ledger.batches() {
@@ -116,17 +117,22 @@ async fn an_actor_was_let_go_at_its_work_when_its_caller_hung_up() {
 
 /// More users than may live at once, each comes once: who is refused comes again.
 #[actix_web::test]
-async fn ten_thousand_users_under_a_small_cap_are_all_served_and_forgotten() {
+async fn thousands_of_users_under_a_small_cap_are_all_served_and_forgotten() {
     const CAP: usize = 16;
     let stage = Stage::new(ActorLimits { live_max: CAP, idle: Duration::from_millis(1), ..LIMITS });
     let most = Arc::new(AtomicUsize::new(0));
     let lanes = (0..8).map(|lane| {
         let (stage, most) = (&stage, Arc::clone(&most));
         async move {
-            for number in 0..1_250 {
+            for number in 0..500 {
                 let user = user(1_000 * (lane + 1) * 10 + number);
                 let event = format!("evt_{lane}x{number}");
-                assert_eq!(stage.apply(user, &event).await, Ok(Outcome::Applied), "eight at once fit in");
+                loop {
+                    match stage.apply(user, &event).await {
+                        Err(ApplyError::Busy) => tokio::task::yield_now().await,
+                        answer => break assert_eq!(answer, Ok(Outcome::Applied)),
+                    }
+                }
                 most.fetch_max(stage.entitlements.live(), Ordering::Relaxed);
             }
         }
