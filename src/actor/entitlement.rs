@@ -218,9 +218,13 @@ impl Supervised for EntitlementActor {}
 impl Handler<Apply> for EntitlementActor {
     type Result = AtomicResponse<Self, Result<Outcome, ApplyError>>;
 
-    fn handle(&mut self, Apply(change): Apply, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Apply { change, hold }: Apply, _ctx: &mut Self::Context) -> Self::Result {
         let (user, tools) = (self.user, Arc::clone(&self.tools));
-        let work = AssertUnwindSafe(async move { tools.apply(user, change).await }).catch_unwind();
+        let work = AssertUnwindSafe(async move {
+            let _held = hold;
+            tools.apply(user, change).await
+        })
+        .catch_unwind();
         AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, actor, ctx| actor.settle(result, ctx))))
     }
 }
@@ -228,10 +232,11 @@ impl Handler<Apply> for EntitlementActor {
 impl Handler<Republish> for EntitlementActor {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, Republish: Republish, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Republish { hold }: Republish, _ctx: &mut Self::Context) -> Self::Result {
         let (user, tools) = (self.user, Arc::clone(&self.tools));
         // From the ledger, not from memory: another replica may have gone further.
         let work = AssertUnwindSafe(async move {
+            let _held = hold;
             let waiting = tools.unpublished.newest(user);
             let entitlement = tools.ledger.entitlement(user).await?;
             let mut budget = Budget::new(tools.cache_budget);

@@ -11,6 +11,7 @@
 
 mod harness;
 
+mod actix_facts;
 mod actors;
 mod alerts;
 mod by_hand;
