@@ -3,8 +3,8 @@
 use actix_web::{HttpRequest, HttpResponse, web::Data};
 
 use super::{
-    super::{ApiError, Shared},
-    admit, private,
+    super::{ApiError, Shared, body::private},
+    admit,
 };
 use crate::fail_point;
 
