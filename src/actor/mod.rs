@@ -287,14 +287,16 @@ impl Entitlements {
 
     /// Has the user's router start an actor. `Absent` if the router died of it, or is too slow.
     async fn start_actor(&self, user: UserId) -> Result<Lookup, ApplyError> {
-        let start = self.inner.shards.router(user)?.send(Start(user));
-        Ok(match tokio::time::timeout(self.inner.limits.reply_timeout, start).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) | Err(_) => {
-                metrics::counter!("tollgate_router_failures_total").increment(1);
-                Lookup::Absent
-            }
-        })
+        let router = self.inner.shards.router(user)?;
+        let answer = tokio::time::timeout(self.inner.limits.reply_timeout, router.send(Start(user))).await;
+        if let Ok(Ok(found)) = answer {
+            return Ok(found);
+        }
+        metrics::counter!("tollgate_router_failures_total").increment(1);
+        if let Ok(Err(MailboxError::Closed)) = answer {
+            self.inner.shards.bury(user, &router);
+        }
+        Ok(Lookup::Absent)
     }
 }
 

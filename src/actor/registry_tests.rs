@@ -220,7 +220,7 @@ fn every_order(parties: &[&[Step]], run: &mut impl FnMut(&[Step])) -> u32 {
 #[test]
 fn every_order_of_two_callers_a_death_and_a_look_keeps_the_promises() {
     use Step::{Dies, Handled, Lease, LetGo, MakeRoom, Start};
-    let caller: &[Step] = &[Lease(0), Start(0), Lease(0), Handled(0)];
+    let caller: &[Step] = &[Start(0), Lease(0), Handled(0)];
     let other: &[Step] = &[Lease(0), Start(0), Handled(0), Start(1)];
     let others: [&[Step]; 3] = [&[LetGo, LetGo], &[Dies(0), LetGo], &[Start(2), MakeRoom, Start(2)]];
     for lets_go_idle in [true, false] {
@@ -230,7 +230,7 @@ fn every_order_of_two_callers_a_death_and_a_look_keeps_the_promises() {
                 order.iter().for_each(|step| both.step(*step));
                 both.end();
             });
-            assert!(orders >= 3_150, "{orders}");
+            assert!(orders >= 1_260, "{orders}");
         }
     }
 }

@@ -111,6 +111,15 @@ impl Shards {
         self.revive(index, shard)
     }
 
+    /// A router that has dropped what it was asked is dying, though its pulse may beat until it has.
+    pub(super) fn bury(&self, user: UserId, router: &Addr<EventRouter>) {
+        let Some(shard) = self.shards.get(shard_of(user, self.shards.len())) else { return };
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        if shard.router == *router {
+            shard.pulse = Weak::new();
+        }
+    }
+
     /// Ends threads, routers, actors and lanes.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);

@@ -45,8 +45,11 @@ const fn observed(name: &'static str, unit: Unit, labels: &'static [&'static str
 /// All of them, by name.
 pub const METERS: &[Meter] = &[
     count("tollgate_actor_panics_total", &[], "Panics caught in an actor's work."),
+    count("tollgate_actor_refusals_total", &["reason"], "Changes that no actor could take."),
     count("tollgate_actor_resends_total", &[], "Messages sent once more because an actor was gone."),
+    count("tollgate_actor_threads_died_total", &[], "Threads of actors that ended and were begun afresh."),
     count("tollgate_actors_died_total", &[], "Actors found dead and started afresh."),
+    count("tollgate_actors_let_go_total", &[], "Idle actors that were let go."),
     level("tollgate_actors_live", &[], "Users with a live actor."),
     count("tollgate_actors_reloaded_total", &[], "Actors started again because an outcome was unknown."),
     level("tollgate_build_info", &["version"], "Always 1; the version is a label."),
@@ -70,6 +73,8 @@ pub const METERS: &[Meter] = &[
     count("tollgate_fetches_total", &["reason", "outcome"], "Questions to Stripe, by how they ended."),
     level("tollgate_fetches_waiting", &["reason"], "Questions to Stripe that are to be asked."),
     level("tollgate_http_body_bytes", &[], "What the bodies of all requests under way take."),
+    level("tollgate_http_connections", &[], "Connections of the public listener."),
+    count("tollgate_http_connections_refused_total", &[], "Connections closed as they came, since there were so many."),
     count("tollgate_http_panics_total", &[], "Handlers of requests that panicked."),
     observed(
         "tollgate_http_request_duration_seconds",
@@ -84,6 +89,8 @@ pub const METERS: &[Meter] = &[
     count("tollgate_ledger_connections_total", &[], "Connections opened by lanes."),
     count("tollgate_ledger_in_doubt_total", &[], "Spans of a batch whose COMMIT was not answered."),
     count("tollgate_ledger_lane_panics_total", &[], "Panics of a lane; its batch was in doubt."),
+    count("tollgate_ledger_lanes_died_total", &[], "Lanes found ended and started afresh."),
+    count("tollgate_ledger_replies_lost_total", &[], "Entries whose lane ended before it had answered: in doubt."),
     count("tollgate_log_lines_dropped_total", &[], "Log lines dropped because the output was too slow."),
     count("tollgate_refunds_unmeasured_total", &[], "Refunds of payments whose amount nobody has told."),
     count("tollgate_router_failures_total", &[], "Starts of an actor that a router did not answer in time."),
@@ -94,8 +101,10 @@ pub const METERS: &[Meter] = &[
     level("tollgate_streams_open", &[], "Streams of entitlements that are open."),
     level("tollgate_streams_subscribed", &[], "1 while this replica hears through Redis what others change."),
     count("tollgate_subscriptions_tied_total", &[], "Subscriptions of whose events of one second none is the last."),
+    count("tollgate_supervision_panics_total", &[], "Panics of the supervision of actors, which was begun again."),
     count("tollgate_upkeep_panics_total", &[], "Loops of the upkeep that panicked and were begun again."),
     count("tollgate_webhook_events_total", &["outcome"], "Deliveries by how they ended."),
+    level("tollgate_webhooks_in_flight", &[], "Signed webhooks under way."),
 ];
 
 /// Describes all metrics to the recorder, lets counters without labels begin with 0, and says which version runs since when.
