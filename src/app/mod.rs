@@ -120,13 +120,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .gateway
         .as_ref()
         .map(|gateway| Fetcher::new(gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
-    let upkeep = upkeep.asking(fetcher);
+    let tolerance = Tolerance::STRIPE;
+    let compared = has_a_clock(&config).then_some(tolerance);
+    let upkeep = upkeep.asking(fetcher).comparing_clocks(compared);
 
     let stopping = Arc::new(AtomicBool::new(false));
     let probe = Probe {
         ledger: Arc::clone(&ledger),
         cache: cache.clone(),
         webhook_configured: account.webhook_secrets.is_some(),
+        tolerance: compared,
         stopping: Arc::clone(&stopping),
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
@@ -146,7 +149,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         reader,
         interpreter,
         webhook_secrets: account.webhook_secrets,
-        tolerance: Tolerance::STRIPE,
+        tolerance,
         activity: activity.clone(),
         operators,
         sessions: SessionVerifier::new(jwt_secret, config.auth.issuer.clone()),
@@ -243,12 +246,14 @@ fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activi
     }))
 }
 
-/// Who is told of the sandbox's time. PostgreSQL has a clock of its own, which nobody puts ahead.
+/// Whether the ledger has a clock of its own. A file's is this process's.
+const fn has_a_clock(config: &Config) -> bool {
+    matches!(config.ledger.store, LedgerStore::Postgres(_))
+}
+
+/// Who is told of the sandbox's time. A ledger's own clock nobody puts ahead.
 const fn tell_ahead(config: &Config) -> fn(i64) {
-    match config.ledger.store {
-        LedgerStore::Sqlite(_) => clock::put_ahead,
-        LedgerStore::Postgres(_) => |_| {},
-    }
+    if has_a_clock(config) { |_| {} } else { clock::put_ahead }
 }
 
 fn actor_limits(config: &Config) -> ActorLimits {

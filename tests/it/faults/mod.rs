@@ -1,6 +1,7 @@
 //! Faults of the stores and of the way to them, made on real servers: nothing is lost, nothing is guessed, and it comes back by itself.
 //! docs/FAULTS.md is the table of all of them.
 
+mod clock;
 mod cold;
 mod crash;
 mod doubt;
