@@ -4,6 +4,7 @@
 mod clock;
 mod cold;
 mod crash;
+mod disk;
 mod doubt;
 mod postgres;
 mod redis;
