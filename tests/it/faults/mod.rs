@@ -6,6 +6,7 @@ mod cold;
 mod crash;
 mod disk;
 mod doubt;
+mod log;
 mod postgres;
 mod redis;
 
