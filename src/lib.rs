@@ -22,3 +22,4 @@ pub mod sandbox;
 pub mod telemetry;
 pub mod upkeep;
 pub mod watch;
+pub mod watchdog;

@@ -15,7 +15,7 @@ mod writer;
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -45,6 +45,7 @@ use crate::{
     },
     ledger::{Entry, Ledger, Note, Verdict},
     watch::Hub,
+    watchdog::Watchdog,
 };
 
 /// How much, how many, how long.
@@ -83,6 +84,7 @@ struct Inner {
     tools: Arc<Tools>,
     shards: Vec<RwLock<Shard>>,
     limits: ActorLimits,
+    watchdog: OnceLock<Watchdog>,
     /// Nothing that has ended is started afresh any more.
     stopped: AtomicBool,
 }
@@ -130,7 +132,16 @@ impl Entitlements {
                 RwLock::new(Shard { arbiter, router })
             })
             .collect();
-        Self { inner: Arc::new(Inner { registry, tools, shards, limits, stopped: AtomicBool::new(false) }) }
+        let (watchdog, stopped) = (OnceLock::new(), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { registry, tools, shards, limits, watchdog, stopped }) }
+    }
+
+    /// Has its threads watched, and those that replace them. Once.
+    pub fn watched_by(&self, watchdog: &Watchdog) {
+        for shard in &self.inner.shards {
+            watch(&shard.read().unwrap_or_else(PoisonError::into_inner).arbiter, watchdog);
+        }
+        let _twice = self.inner.watchdog.set(watchdog.clone());
     }
 
     /// Whether this process knows that an event has had its effect. `false` means nothing.
@@ -320,11 +331,16 @@ impl Entitlements {
             if !shard.arbiter.spawn_fn(|| {}) {
                 shard.arbiter = Arbiter::new();
                 self.inner.tools.writer.revive(index, self.inner.shards.len(), &shard.arbiter);
+                self.inner.watchdog.get().into_iter().for_each(|watchdog| watch(&shard.arbiter, watchdog));
             }
             shard.router = start_router(&shard.arbiter, &self.inner.registry, &self.inner.tools, index == 0);
         }
         Ok(shard.router.clone())
     }
+}
+
+fn watch(arbiter: &Arbiter, watchdog: &Watchdog) {
+    arbiter.spawn(watchdog.watch("actors"));
 }
 
 /// Which of `shards` threads a user belongs to.

@@ -52,6 +52,7 @@ use crate::{
     telemetry::{self, Telemetry},
     upkeep::{Rhythm, Upkeep},
     watch::{self, Hub, Watch},
+    watchdog::Watchdog,
 };
 
 /// Entries that may wait for a lane: what a few commits take in.
@@ -64,6 +65,8 @@ const DEMO_SESSION: Duration = Duration::from_secs(600);
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// After the last handler's end: for answers on their way. Whoever has not read his by then does not hold up a stop.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+/// A thread that does not come to its next task for so long is told of.
+const HELD_UP: Duration = Duration::from_secs(1);
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -107,6 +110,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let hub = Hub::new(config.server.streams_max);
     let entitlements =
         Entitlements::start(Arc::clone(&ledger), cache.clone(), hub.clone(), activity.clone(), actor_limits(&config));
+    let watchdog = Watchdog::new(HELD_UP);
+    watchdog.look_out().context("starting the watchdog")?;
+    entitlements.watched_by(&watchdog);
+    tokio::spawn(watchdog.watch("main"));
     let interpreter = Interpreter::new(catalogue.clone(), account.livemode);
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
@@ -173,7 +180,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
     let under_way = UnderWay::default();
-    let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone())?;
+    let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone(), watchdog)?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {
         sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));

@@ -9,6 +9,7 @@ mod doubt;
 mod log;
 mod postgres;
 mod redis;
+mod threads;
 
 use std::time::Duration;
 
