@@ -11,6 +11,7 @@ mod clock;
 pub mod config;
 pub mod demo;
 pub mod domain;
+pub mod fail_point;
 pub mod fetch;
 pub mod http;
 pub mod intake;

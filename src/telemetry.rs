@@ -3,6 +3,8 @@
 //! JSON for machines, a coloured line for people. Whatever a field holds, it cannot begin a line or command a terminal:
 //! control characters come out escaped in both. When more is logged than can be written, lines are dropped and counted.
 
+mod meters;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt::{self, Write as _},
@@ -23,6 +25,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub(crate) use self::meters::describe;
+pub use self::meters::{Kind, METERS, Meter};
 use crate::config::{LogConfig, LogFormat};
 
 /// Most lines that wait to be written.

@@ -57,4 +57,17 @@ mod tests {
         done.insert(event(2), &two);
         assert!(!done.contains(&event(1), &one) && !done.contains(&event(1), &two) && done.contains(&event(2), &two));
     }
+
+    #[test]
+    fn a_panic_under_the_lock_poisons_nobody() {
+        let (done, one) = (Done::default(), Epoch::new("one"));
+        done.insert(event(1), &one);
+        let panics = std::panic::AssertUnwindSafe(|| {
+            let _held = done.0.write();
+            panic!("as it was told");
+        });
+        assert!(std::panic::catch_unwind(panics).is_err() && done.0.is_poisoned());
+        done.insert(event(2), &one);
+        assert!(done.contains(&event(1), &one) && done.contains(&event(2), &one));
+    }
 }

@@ -30,6 +30,7 @@ use crate::{
         id::{EventId, UserId},
         money::Report,
     },
+    fail_point::{self, Point},
     ledger::{Committed, Entry, Epoch, Ledger},
     watch::Hub,
 };
@@ -92,6 +93,10 @@ impl EntitlementActor {
 impl Tools {
     /// Duplicate check, ledger, readers: the whole way of one change.
     async fn apply(&self, user: UserId, change: Change) -> Result<Outcome, ApplyError> {
+        fail_point::pass(Point::ActorApply, || {
+            change.cause.event().map_or_else(|| user.to_string(), |event| event.id.to_string())
+        })
+        .await;
         let epoch = self.ledger.epoch();
         let mut budget = Budget::new(self.cache_budget);
         if self.is_done(&change.cause, &epoch, &mut budget).await {
@@ -172,7 +177,9 @@ impl Tools {
         budget: &mut Budget,
     ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
+        fail_point::pass(Point::CacheShow, || user.to_string()).await;
         let published = self.cache.publish(publication, clock::now(), budget).await;
+        fail_point::pass(Point::CacheShown, || user.to_string()).await;
         self.hub.tell(user, epoch, entitlement.version);
         match published {
             Ok(_) => {
@@ -211,9 +218,13 @@ impl Supervised for EntitlementActor {}
 impl Handler<Apply> for EntitlementActor {
     type Result = AtomicResponse<Self, Result<Outcome, ApplyError>>;
 
-    fn handle(&mut self, Apply(change): Apply, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Apply { change, hold }: Apply, _ctx: &mut Self::Context) -> Self::Result {
         let (user, tools) = (self.user, Arc::clone(&self.tools));
-        let work = AssertUnwindSafe(async move { tools.apply(user, change).await }).catch_unwind();
+        let work = AssertUnwindSafe(async move {
+            let _held = hold;
+            tools.apply(user, change).await
+        })
+        .catch_unwind();
         AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, actor, ctx| actor.settle(result, ctx))))
     }
 }
@@ -221,10 +232,11 @@ impl Handler<Apply> for EntitlementActor {
 impl Handler<Republish> for EntitlementActor {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, Republish: Republish, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Republish { hold }: Republish, _ctx: &mut Self::Context) -> Self::Result {
         let (user, tools) = (self.user, Arc::clone(&self.tools));
         // From the ledger, not from memory: another replica may have gone further.
         let work = AssertUnwindSafe(async move {
+            let _held = hold;
             let waiting = tools.unpublished.newest(user);
             let entitlement = tools.ledger.entitlement(user).await?;
             let mut budget = Budget::new(tools.cache_budget);

@@ -28,6 +28,22 @@ pub enum ApplyError {
     Refused,
 }
 
+impl ApplyError {
+    /// As a label of a metric.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+            Self::InDoubt => "in_doubt",
+            Self::TimedOut => "timed_out",
+            Self::Panicked => "panicked",
+            Self::OwnerChanged => "owner_changed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl From<LedgerError> for ApplyError {
     fn from(error: LedgerError) -> Self {
         match error {

@@ -9,20 +9,18 @@ mod entitlement;
 mod error;
 mod message;
 mod registry;
+#[cfg(test)]
+mod registry_tests;
 mod router;
+mod shards;
 mod unpublished;
 mod writer;
 
-use std::{
-    sync::{
-        Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use actix::{Addr, Arbiter, MailboxError, Supervisor};
+use actix::{Arbiter, MailboxError};
 use futures::StreamExt;
+use tokio::sync::Notify;
 
 pub use self::error::ApplyError;
 use self::{
@@ -30,7 +28,7 @@ use self::{
     entitlement::Tools,
     message::{Apply, Republish, Start},
     registry::{Lease, Lookup, Registry},
-    router::EventRouter,
+    shards::Shards,
     unpublished::Unpublished,
     writer::LedgerWriter,
 };
@@ -82,17 +80,8 @@ pub struct Entitlements {
 struct Inner {
     registry: Arc<Registry>,
     tools: Arc<Tools>,
-    shards: Vec<RwLock<Shard>>,
+    shards: Arc<Shards>,
     limits: ActorLimits,
-    watchdog: OnceLock<Watchdog>,
-    /// Nothing that has ended is started afresh any more.
-    stopped: AtomicBool,
-}
-
-/// A thread with its router.
-struct Shard {
-    arbiter: Arbiter,
-    router: Addr<EventRouter>,
 }
 
 impl Entitlements {
@@ -100,6 +89,7 @@ impl Entitlements {
     #[must_use]
     pub fn start(ledger: Arc<dyn Ledger>, cache: Cache, hub: Hub, activity: Activity, limits: ActorLimits) -> Self {
         let unpublished = Arc::new(Unpublished::default());
+        let endings = Arc::new(Notify::new());
         let arbiters: Vec<Arbiter> = (0..limits.arbiters.max(1)).map(|_| Arbiter::new()).collect();
         // A user's lane is on the thread of the user's actor: between them nothing has to be woken.
         let writer = LedgerWriter::start(
@@ -109,6 +99,7 @@ impl Entitlements {
             limits.queue_max,
             limits.batch_max,
             Arc::clone(&unpublished),
+            Arc::clone(&endings),
         );
         let mailbox = usize::try_from(limits.per_user_max).unwrap_or(usize::MAX).saturating_add(1);
         let tools = Arc::new(Tools {
@@ -124,24 +115,13 @@ impl Entitlements {
             mailbox,
         });
         let registry = Arc::new(Registry::new(limits.live_max, limits.per_user_max, limits.idle));
-        let shards = arbiters
-            .into_iter()
-            .enumerate()
-            .map(|(index, arbiter)| {
-                let router = start_router(&arbiter, &registry, &tools, index == 0);
-                RwLock::new(Shard { arbiter, router })
-            })
-            .collect();
-        let (watchdog, stopped) = (OnceLock::new(), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { registry, tools, shards, limits, watchdog, stopped }) }
+        let shards = Shards::start(arbiters, &registry, &tools, endings, limits.idle);
+        Self { inner: Arc::new(Inner { registry, tools, shards, limits }) }
     }
 
     /// Has its threads watched, and those that replace them. Once.
     pub fn watched_by(&self, watchdog: &Watchdog) {
-        for shard in &self.inner.shards {
-            watch(&shard.read().unwrap_or_else(PoisonError::into_inner).arbiter, watchdog);
-        }
-        let _twice = self.inner.watchdog.set(watchdog.clone());
+        self.inner.shards.watched_by(watchdog);
     }
 
     /// Whether this process knows that an event has had its effect. `false` means nothing.
@@ -158,15 +138,14 @@ impl Entitlements {
     pub async fn apply(&self, change: Change) -> Result<Outcome, ApplyError> {
         let user = change.user;
         tokio::time::timeout(self.inner.limits.reply_timeout, async {
-            let lease = self.lease(user).await?;
-            match lease.addr.send(Apply(change.clone())).await {
+            let Lease { addr, hold } = self.lease(user).await?;
+            match addr.send(Apply { change: change.clone(), hold }).await {
                 Ok(result) => result,
                 // The actor died: of this message, or before it. Once more on a fresh one; the event id makes that safe.
                 Err(MailboxError::Closed) => {
-                    drop(lease);
                     metrics::counter!("tollgate_actor_resends_total").increment(1);
-                    let lease = self.lease(user).await?;
-                    lease.addr.send(Apply(change)).await.unwrap_or(Err(ApplyError::InDoubt))
+                    let Lease { addr, hold } = self.lease(user).await?;
+                    addr.send(Apply { change, hold }).await.unwrap_or(Err(ApplyError::InDoubt))
                 }
                 Err(MailboxError::Timeout) => Err(ApplyError::TimedOut),
             }
@@ -248,9 +227,9 @@ impl Entitlements {
         futures::stream::iter(due)
             .for_each_concurrent(AT_ONCE, async |user| {
                 // A failure leaves the user in the set: the next round tries again.
-                if let Ok(lease) = self.lease(user).await {
-                    let _tried =
-                        tokio::time::timeout(self.inner.limits.reply_timeout, lease.addr.send(Republish)).await;
+                if let Ok(Lease { addr, hold }) = self.lease(user).await {
+                    let tried = addr.send(Republish { hold });
+                    let _tried = tokio::time::timeout(self.inner.limits.reply_timeout, tried).await;
                 }
             })
             .await;
@@ -283,75 +262,49 @@ impl Entitlements {
 
     /// Ends routers, actors and lanes. To be called when no request is under way any more.
     pub fn stop(&self) {
-        self.inner.stopped.store(true, Ordering::Release);
-        for shard in &self.inner.shards {
-            shard.read().unwrap_or_else(PoisonError::into_inner).arbiter.stop();
-        }
+        self.inner.shards.stop();
     }
 
     async fn lease(&self, user: UserId) -> Result<Lease, ApplyError> {
-        // Twice: an actor may die between being started and being found.
-        for _ in 0..2 {
-            match self.inner.registry.lease(user) {
+        const TRIES: u32 = 2;
+        let mut error = ApplyError::Busy;
+        for _ in 0..TRIES {
+            let found = match self.inner.registry.lease(user) {
+                Lookup::Absent => self.start_actor(user).await?,
+                other => other,
+            };
+            error = match found {
                 Lookup::Live(lease) => return Ok(lease),
-                Lookup::Busy => return Err(ApplyError::Busy),
-                Lookup::Absent => {}
-            }
-            let start = self.router(user)?.send(Start(user));
-            match tokio::time::timeout(self.inner.limits.reply_timeout, start).await {
-                Ok(Ok(started)) => started?,
-                Ok(Err(_)) | Err(_) => {
-                    metrics::counter!("tollgate_router_failures_total").increment(1);
+                Lookup::Busy => {
+                    count_refusal("user");
+                    return Err(ApplyError::Busy);
                 }
-            }
+                // Among those that live some may have nothing to do.
+                Lookup::Crowded => {
+                    self.inner.registry.make_room();
+                    ApplyError::Busy
+                }
+                Lookup::Absent => ApplyError::Unavailable,
+            };
         }
-        match self.inner.registry.lease(user) {
-            Lookup::Live(lease) => Ok(lease),
-            Lookup::Busy | Lookup::Absent => Err(ApplyError::Busy),
-        }
+        count_refusal(if error == ApplyError::Busy { "crowd" } else { "router" });
+        Err(error)
     }
 
-    /// The user's router; a dead one is started afresh, on a fresh thread if its own is gone.
-    fn router(&self, user: UserId) -> Result<Addr<EventRouter>, ApplyError> {
-        let index = shard_of(user, self.inner.shards.len());
-        let shard = self.inner.shards.get(index).ok_or(ApplyError::Unavailable)?;
-        {
-            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            if shard.router.connected() {
-                return Ok(shard.router.clone());
+    /// Has the user's router start an actor. `Absent` if the router died of it, or is too slow.
+    async fn start_actor(&self, user: UserId) -> Result<Lookup, ApplyError> {
+        let start = self.inner.shards.router(user)?.send(Start(user));
+        Ok(match tokio::time::timeout(self.inner.limits.reply_timeout, start).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) | Err(_) => {
+                metrics::counter!("tollgate_router_failures_total").increment(1);
+                Lookup::Absent
             }
-        }
-        if self.inner.stopped.load(Ordering::Acquire) {
-            return Err(ApplyError::Unavailable);
-        }
-        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        if !shard.router.connected() {
-            metrics::counter!("tollgate_routers_died_total").increment(1);
-            tracing::error!(shard = index, "a router had died: started afresh");
-            if !shard.arbiter.spawn_fn(|| {}) {
-                shard.arbiter = Arbiter::new();
-                self.inner.tools.writer.revive(index, self.inner.shards.len(), &shard.arbiter);
-                self.inner.watchdog.get().into_iter().for_each(|watchdog| watch(&shard.arbiter, watchdog));
-            }
-            shard.router = start_router(&shard.arbiter, &self.inner.registry, &self.inner.tools, index == 0);
-        }
-        Ok(shard.router.clone())
+        })
     }
 }
 
-fn watch(arbiter: &Arbiter, watchdog: &Watchdog) {
-    arbiter.spawn(watchdog.watch("actors"));
-}
-
-/// Which of `shards` threads a user belongs to.
-fn shard_of(user: UserId, shards: usize) -> usize {
-    let shards = u64::try_from(shards.max(1)).unwrap_or(1);
-    // Folded, so that ids made by any scheme spread evenly.
-    let (high, low) = user.uuid().as_u64_pair();
-    usize::try_from((high ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) % shards).unwrap_or(0)
-}
-
-fn start_router(arbiter: &Arbiter, registry: &Arc<Registry>, tools: &Arc<Tools>, lets_go: bool) -> Addr<EventRouter> {
-    let (registry, tools) = (Arc::clone(registry), Arc::clone(tools));
-    Supervisor::start_in_arbiter(&arbiter.handle(), move |_| EventRouter::new(registry, tools, lets_go))
+/// What was refused at once, for lack of room.
+fn count_refusal(reason: &'static str) {
+    metrics::counter!("tollgate_actor_refusals_total", "reason" => reason).increment(1);
 }

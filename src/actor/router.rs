@@ -4,19 +4,17 @@
 //! With the registry it is the real supervisor: an uncaught panic ends an actor *and* its actix Supervisor, which restarts only
 //! after `ctx.stop()`. The next message finds the registry's address disconnected, and the router starts a fresh actor.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use actix::{Actor, AsyncContext, Context, Handler, Supervised, Supervisor};
+use actix::{Actor, Addr, Arbiter, Context, Handler, MessageResult, Supervised, Supervisor};
 
 use super::{
     entitlement::{EntitlementActor, Tools},
-    error::ApplyError,
     message::Start,
     registry::Registry,
+    shards::Pulse,
 };
-
-/// How often idle actors are looked for.
-const PASSIVATION_EVERY: Duration = Duration::from_secs(1);
+use crate::fail_point::{self, Point};
 
 /// Starts waiting at a router; beyond that callers wait, and their own limit of time holds.
 const MAILBOX: usize = 4096;
@@ -25,14 +23,18 @@ const MAILBOX: usize = 4096;
 pub(super) struct EventRouter {
     registry: Arc<Registry>,
     tools: Arc<Tools>,
-    /// One router looks after passivation for all.
-    lets_go: bool,
+    _pulse: Arc<Pulse>,
 }
 
-impl EventRouter {
-    pub(super) const fn new(registry: Arc<Registry>, tools: Arc<Tools>, lets_go: bool) -> Self {
-        Self { registry, tools, lets_go }
-    }
+/// Starts a router on a thread.
+pub(super) fn start_router(
+    arbiter: &Arbiter,
+    registry: &Arc<Registry>,
+    tools: &Arc<Tools>,
+    pulse: Arc<Pulse>,
+) -> Addr<EventRouter> {
+    let (registry, tools) = (Arc::clone(registry), Arc::clone(tools));
+    Supervisor::start_in_arbiter(&arbiter.handle(), move |_| EventRouter { registry, tools, _pulse: pulse })
 }
 
 impl Actor for EventRouter {
@@ -40,27 +42,19 @@ impl Actor for EventRouter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        if self.lets_go {
-            ctx.run_interval(PASSIVATION_EVERY, |router, _| {
-                router.registry.let_go_idle();
-                let live = u32::try_from(router.registry.len()).unwrap_or(u32::MAX);
-                metrics::gauge!("tollgate_actors_live").set(f64::from(live));
-            });
-        }
     }
 }
 
 impl Supervised for EventRouter {}
 
 impl Handler<Start> for EventRouter {
-    type Result = Result<(), ApplyError>;
+    type Result = MessageResult<Start>;
 
     fn handle(&mut self, Start(user): Start, _ctx: &mut Self::Context) -> Self::Result {
-        let tools = &self.tools;
-        let there = self.registry.start(user, || {
-            let tools = Arc::clone(tools);
+        fail_point::pass_now(Point::ActorStart, || user.to_string());
+        MessageResult(self.registry.start(user, || {
+            let tools = Arc::clone(&self.tools);
             Supervisor::start(move |_| EntitlementActor::new(user, tools))
-        });
-        if there { Ok(()) } else { Err(ApplyError::Busy) }
+        }))
     }
 }

@@ -7,26 +7,39 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
 };
 
 use actix::Arbiter;
 use futures::FutureExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{error::ApplyError, shard_of, unpublished::Unpublished};
+use super::{
+    count_refusal,
+    error::ApplyError,
+    shards::{Pulse, has_ended, shard_of},
+    unpublished::Unpublished,
+};
 use crate::{
     domain::{event::Outcome, id::UserId},
+    fail_point::{self, Point},
     ledger::{Committed, Entry, Ledger, LedgerError, Ticket},
 };
 
 /// See the [module](self).
 pub(super) struct LedgerWriter {
-    lanes: Vec<RwLock<mpsc::Sender<Ticket>>>,
+    lanes: Vec<RwLock<LaneHandle>>,
     ledger: Arc<dyn Ledger>,
     unpublished: Arc<Unpublished>,
+    endings: Arc<Notify>,
     queue_max: usize,
     batch_max: usize,
+}
+
+/// The way to a lane's task.
+struct LaneHandle {
+    queue: mpsc::Sender<Ticket>,
+    pulse: Weak<Pulse>,
 }
 
 impl LedgerWriter {
@@ -37,18 +50,24 @@ impl LedgerWriter {
         queue_max: usize,
         batch_max: usize,
         unpublished: Arc<Unpublished>,
+        endings: Arc<Notify>,
     ) -> Self {
         let batch_max = batch_max.max(1);
         let lanes = arbiters.iter().cycle().take(lanes.max(1));
-        let lanes = lanes.map(|arbiter| RwLock::new(start_lane(arbiter, ledger, queue_max, batch_max))).collect();
-        Self { lanes, ledger: Arc::clone(ledger), unpublished, queue_max, batch_max }
+        let lane = |arbiter| RwLock::new(start_lane(arbiter, ledger, queue_max, batch_max, &endings));
+        let lanes = lanes.map(lane).collect();
+        Self { lanes, ledger: Arc::clone(ledger), unpublished, endings, queue_max, batch_max }
     }
 
-    /// Starts the lanes of a thread that has ended afresh, on the one that replaces it: the `thread`th of `threads`.
-    pub(super) fn revive(&self, thread: usize, threads: usize, arbiter: &Arbiter) {
-        for lane in self.lanes.iter().skip(thread).step_by(threads.max(1)) {
-            *lane.write().unwrap_or_else(PoisonError::into_inner) =
-                start_lane(arbiter, &self.ledger, self.queue_max, self.batch_max);
+    /// Starts afresh the lanes of the `thread`th of `threads` that have ended, or all of them: that thread is a new one.
+    pub(super) fn revive(&self, thread: usize, threads: usize, arbiter: &Arbiter, all: bool) {
+        for (index, lane) in self.lanes.iter().enumerate().skip(thread).step_by(threads.max(1)) {
+            let mut lane = lane.write().unwrap_or_else(PoisonError::into_inner);
+            if all || has_ended(&lane.pulse) {
+                metrics::counter!("tollgate_ledger_lanes_died_total").increment(1);
+                tracing::error!(lane = index, "a lane had ended: started afresh");
+                *lane = start_lane(arbiter, &self.ledger, self.queue_max, self.batch_max, &self.endings);
+            }
         }
     }
 
@@ -56,18 +75,17 @@ impl LedgerWriter {
     pub(super) fn submit(&self, entry: Entry) -> Result<oneshot::Receiver<Result<Committed, LedgerError>>, ApplyError> {
         let (answer, receiver) = oneshot::channel();
         let user = entry.user();
-        let unpublished = Arc::clone(&self.unpublished);
-        let reply = Box::new(move |result: Result<Committed, LedgerError>| {
-            // Before anybody hears of the commit, and also if nobody listens any more.
-            note_commit(&unpublished, user, &result);
-            let _nobody_listens = answer.send(result);
-        });
         let lane = self.lanes.get(self.lane_of(user, &entry)).ok_or(ApplyError::Unavailable)?;
         let lane = lane.read().unwrap_or_else(PoisonError::into_inner);
-        lane.try_send(Ticket { entry, reply }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => ApplyError::Busy,
-            mpsc::error::TrySendError::Closed(_) => ApplyError::Unavailable,
+        let place = lane.queue.try_reserve().map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(()) => {
+                count_refusal("lane");
+                ApplyError::Busy
+            }
+            mpsc::error::TrySendError::Closed(()) => ApplyError::Unavailable,
         })?;
+        let waiting = Waiting { answer: Some(answer), user, unpublished: Arc::clone(&self.unpublished) };
+        place.send(Ticket { entry, reply: Box::new(move |result| waiting.tell(result)) });
         Ok(receiver)
     }
 
@@ -89,10 +107,50 @@ impl LedgerWriter {
     }
 }
 
-fn start_lane(arbiter: &Arbiter, ledger: &Arc<dyn Ledger>, queue_max: usize, batch_max: usize) -> mpsc::Sender<Ticket> {
+/// Who waits for an entry's result.
+struct Waiting {
+    answer: Option<oneshot::Sender<Result<Committed, LedgerError>>>,
+    user: Option<UserId>,
+    unpublished: Arc<Unpublished>,
+}
+
+impl Waiting {
+    fn tell(mut self, result: Result<Committed, LedgerError>) {
+        // Before anybody hears of the commit, and also if nobody listens any more.
+        note_commit(&self.unpublished, self.user, &result);
+        if let Some(answer) = self.answer.take() {
+            let _nobody_listens = answer.send(result);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    /// Without a result: the lane panicked, or its thread ended. It may have been committed.
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            metrics::counter!("tollgate_ledger_replies_lost_total").increment(1);
+            let result = Err(LedgerError::InDoubt);
+            note_commit(&self.unpublished, self.user, &result);
+            let _nobody_listens = answer.send(result);
+        }
+    }
+}
+
+fn start_lane(
+    arbiter: &Arbiter,
+    ledger: &Arc<dyn Ledger>,
+    queue_max: usize,
+    batch_max: usize,
+    endings: &Arc<Notify>,
+) -> LaneHandle {
     let (sender, queue) = mpsc::channel(queue_max);
-    arbiter.spawn(drive(Arc::clone(ledger), queue, batch_max));
-    sender
+    let (borne, pulse) = Pulse::new(endings);
+    let work = drive(Arc::clone(ledger), queue, batch_max);
+    arbiter.spawn(async move {
+        let _borne = borne;
+        work.await;
+    });
+    LaneHandle { queue: sender, pulse }
 }
 
 fn note_commit(unpublished: &Unpublished, user: Option<UserId>, result: &Result<Committed, LedgerError>) {
@@ -114,6 +172,7 @@ async fn drive(ledger: Arc<dyn Ledger>, mut queue: mpsc::Receiver<Ticket>, batch
     let mut lane = ledger.lane();
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
+        fail_point::pass(Point::LedgerBegin, || Entry::about(batch.iter().map(|ticket| &ticket.entry))).await;
         let work = lane.commit(std::mem::replace(&mut batch, Vec::with_capacity(batch_max)));
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
             // The batch's replies were dropped with it: their outcome is unknown, and said to be.

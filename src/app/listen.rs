@@ -1,9 +1,8 @@
 //! Sockets and servers.
 
 use std::{
-    any::Any,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Shutdown, SocketAddr, TcpListener},
     time::Duration,
 };
 
@@ -12,6 +11,7 @@ use anyhow::{Context, anyhow};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::connections::Connections;
 use crate::{
     config::ServerConfig,
     demo::{self, Demo},
@@ -68,6 +68,7 @@ pub(super) fn public(
 ) -> anyhow::Result<Server> {
     let cors = Cors::new(&config.cors_origins);
     let unread_timeout = config.unread_timeout;
+    let connections = Connections::new(config.connections_max);
     let server = HttpServer::new(move || {
         let (demo, cors) = (demo.clone(), cors.clone());
         // This runs on each of the workers' threads.
@@ -78,13 +79,23 @@ pub(super) fn public(
             .wrap(from_fn(move |request, next| cors.clone().pass(request, next)))
             .wrap(RequestId::from(under_way.clone()))
     })
-    .on_connect(move |connection, _| end_if_unread(connection, unread_timeout))
+    .on_connect(move |connection, kept| {
+        let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+        match connections.admit() {
+            // Given back with the connection.
+            Some(place) => drop(kept.insert(place)),
+            None => close(stream),
+        }
+        end_if_unread(stream, unread_timeout);
+    })
     .workers(config.http_workers)
+    // Each worker's own limit, at which the listener would stop accepting: out of reach of those that have a place.
+    .max_connections(config.connections_max + usize::try_from(BACKLOG)?)
     .client_request_timeout(config.head_timeout)
     // A stream whose client has gone is over at once, not at the next heartbeat. Whoever closes his side after a request gets
     // no answer; hardly any client does.
     .h1_allow_half_closed(false)
-    .shutdown_timeout(config.shutdown_timeout.as_secs())
+    .shutdown_timeout(config.shutdown_timeout.saturating_sub(config.drain_delay).as_secs())
     .disable_signals()
     .listen(socket.listener)
     .context("TOLLGATE_BIND")?;
@@ -104,11 +115,17 @@ pub(super) fn admin(socket: Socket, config: &ServerConfig, state: State) -> anyh
     Ok(server.run())
 }
 
+/// Both directions: the library finds an end, and lets go of it.
+fn close(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).shutdown(Shutdown::Both) {
+        tracing::debug!(%error, "a connection beyond the limit was gone already");
+    }
+}
+
 /// Has the kernel end a connection whose client takes nothing for so long: only it knows, and what waits there is written by
 /// nobody any more.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn end_if_unread(connection: &dyn Any, timeout: Duration) {
-    let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+fn end_if_unread(stream: &TcpStream, timeout: Duration) {
     if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
         tracing::debug!(%error, "a connection has no limit for what is not read");
     }
@@ -116,4 +133,4 @@ fn end_if_unread(connection: &dyn Any, timeout: Duration) {
 
 /// Elsewhere the kernel's own limits have to do.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn end_if_unread(_connection: &dyn Any, _timeout: Duration) {}
+fn end_if_unread(_stream: &TcpStream, _timeout: Duration) {}

@@ -1,24 +1,18 @@
 //! The composition root: every part is made here, once, and stopped here, in order.
 //!
 //! Start: sockets → ledger (migrated, checked) → cache → sandbox, if there is one → actors → listeners → upkeep. Stop: readiness goes
-//! red, the sandbox delivers no more, listeners finish what is under way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
+//! red, and after the time that balancers need to see it the sandbox delivers no more, listeners finish what is under way, upkeep leaves nothing behind, then actors and lanes end. No 200 is ever sent without a commit, so a stop at any
 //! moment loses nothing that was acknowledged.
 
 mod account;
 mod banner;
+mod connections;
 mod listen;
 mod probe;
 mod reload;
 mod stores;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
@@ -76,6 +70,11 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// What kept it from starting, with the way to mend it.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let telemetry = Arc::new(telemetry::init(&config.server.log, io::stdout())?);
+    #[cfg(feature = "fail-points")]
+    {
+        tracing::warn!("built with fail points: for tests alone");
+        crate::fail_point::from_environment().map_err(anyhow::Error::msg).context("FAIL_POINTS")?;
+    }
     for warning in &config.warnings {
         tracing::warn!(warning, "a setting is risky");
     }
@@ -131,13 +130,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let compared = has_a_clock(&config).then_some(tolerance);
     let upkeep = upkeep.asking(fetcher).comparing_clocks(compared);
 
-    let stopping = Arc::new(AtomicBool::new(false));
+    let under_way = UnderWay::default();
     let probe = Probe {
         ledger: Arc::clone(&ledger),
         cache: cache.clone(),
         webhook_configured: account.webhook_secrets.is_some(),
         tolerance: compared,
-        stopping: Arc::clone(&stopping),
+        under_way: under_way.clone(),
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
@@ -179,7 +178,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         admin: admin.address,
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
-    let under_way = UnderWay::default();
     let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone(), watchdog)?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {
@@ -202,10 +200,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let admin = tokio::task::spawn_local(admin);
     let ended_by = until_told_to_stop().await?;
     tracing::info!(signal = ended_by, "stopping");
-    stopping.store(true, Ordering::Relaxed);
+    under_way.leave();
     reloading.abort();
     let limit = config.server.shutdown_timeout + STOP_GRACE;
     let stop = async {
+        // Requests that were on their way when readiness went red are answered like any others.
+        tokio::time::sleep(config.server.drain_delay).await;
         if let Some((sandbox, _)) = &sandbox {
             sandbox.stop().await;
         }
@@ -291,6 +291,7 @@ fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES))
         .and_then(PrometheusBuilder::install_recorder)
         .context("setting up metrics")?;
+    telemetry::describe();
     let handle = prometheus.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(METRICS_UPKEEP);
@@ -298,8 +299,8 @@ fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle
             // Observations are kept one by one until they are counted into their buckets: also when nobody asks for them.
             ticks.tick().await;
             handle.run_upkeep();
-            let dropped = u32::try_from(telemetry.dropped_lines()).unwrap_or(u32::MAX);
-            metrics::gauge!("tollgate_log_lines_dropped").set(f64::from(dropped));
+            let dropped = u64::try_from(telemetry.dropped_lines()).unwrap_or(u64::MAX);
+            metrics::counter!("tollgate_log_lines_dropped_total").absolute(dropped);
         }
     });
     Ok(prometheus)

@@ -1,19 +1,13 @@
 //! Readiness: asks every dependency how it is.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
     cache::{BreakerState, Cache},
     clock::{Clocks, Question, Skew},
-    http::{Dependency, DependencyState, Readiness, ReadyReport},
+    http::{Dependency, DependencyState, Readiness, ReadyReport, UnderWay},
     intake::signature::Tolerance,
     ledger::Ledger,
 };
@@ -28,7 +22,7 @@ pub(super) struct Probe {
     pub(super) webhook_configured: bool,
     /// Of a webhook's signature, where the ledger has a clock of its own.
     pub(super) tolerance: Option<Tolerance>,
-    pub(super) stopping: Arc<AtomicBool>,
+    pub(super) under_way: UnderWay,
 }
 
 #[async_trait]
@@ -42,10 +36,11 @@ impl Readiness for Probe {
         };
         let mut dependencies = vec![ledger, cache, webhook];
         dependencies.extend(clock);
-        if self.stopping.load(Ordering::Relaxed) {
-            dependencies.push(dependency("server", DependencyState::Unready, Some("stopping")));
-        }
         ReadyReport::new(dependencies)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.under_way.is_leaving()
     }
 }
 

@@ -61,15 +61,21 @@ impl Fulfilment {
     }
 
     /// How a session of this user stands; one that was paid is granted by now, if Stripe can be asked. Those of others, and those that
-    /// another program made, are not found.
+    /// another program made, are not found. `may_ask` is called where Stripe would be asked, and what it says is this one's error.
     ///
     /// # Errors
-    /// [`CheckoutError::NotFound`], or the ledger cannot be reached.
-    pub async fn session(&self, user: UserId, id: &str) -> Result<SessionView, CheckoutError> {
+    /// [`CheckoutError::NotFound`]; Stripe was asked too often on behalf of this user; or the ledger cannot be reached.
+    pub async fn session(
+        &self,
+        user: UserId,
+        id: &str,
+        may_ask: impl FnOnce() -> Result<(), CheckoutError>,
+    ) -> Result<SessionView, CheckoutError> {
         let id = SessionId::parse(id).map_err(|_| CheckoutError::NotFound)?;
         let Look { view, is_settled } = self.billing.look(user, &id).await?;
         let Some(gateway) = self.billing.0.gateway.as_ref().filter(|_| !is_settled) else { return Ok(view) };
-        if let Some(answer) = self.answered(&id) {
+        let may_ask = || may_ask().and_then(|()| self.billing.0.lookup_limit.check(user));
+        if let Some(answer) = self.answered(&id, may_ask)? {
             return Ok(told(view, answer));
         }
         let answer = self.ask(gateway, user, &id).await;
@@ -78,14 +84,19 @@ impl Fulfilment {
         Ok(if is_settled { view } else { told(view, answer) })
     }
 
-    /// What was answered a moment ago. Otherwise it is for this caller to ask, and for others to wait for the next time.
-    fn answered(&self, id: &SessionId) -> Option<Answer> {
+    /// What was answered a moment ago. Otherwise it is for this caller to ask, if he may, and for others to wait for the next time.
+    fn answered(
+        &self,
+        id: &SessionId,
+        may_ask: impl FnOnce() -> Result<(), CheckoutError>,
+    ) -> Result<Option<Answer>, CheckoutError> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = asked.get(id).filter(|asked| asked.at.elapsed() < ASK_EVERY).map(|asked| asked.answer);
         if lately.is_none() {
+            may_ask()?;
             asked.insert(id.clone(), Asked { at: Instant::now(), answer: Answer::Nothing });
         }
-        lately
+        Ok(lately)
     }
 
     fn remember(&self, id: &SessionId, answer: Answer) {

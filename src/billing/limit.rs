@@ -1,4 +1,4 @@
-//! How often somebody may ask for a session: a user, or an address.
+//! How often somebody may have Stripe asked: a user, or an address.
 
 use std::{
     hash::Hash,
@@ -18,6 +18,9 @@ use crate::domain::id::UserId;
 /// A bucket per user.
 pub(super) type UserLimit = Limit<UserId>;
 
+/// Six: with ten sessions a minute that is twice what one page that waits may ask.
+const LOOKUPS_PER_CHECKOUT: NonZeroU32 = NonZeroU32::MIN.saturating_add(5);
+
 /// After so many questions, keys that have not asked for a while are forgotten.
 const FORGET_EVERY: u32 = 1024;
 
@@ -33,6 +36,12 @@ impl<K: Hash + Eq + Clone> Limit<K> {
         let clock = DefaultClock::default();
         let buckets = RateLimiter::new(Quota::per_minute(most), DashMapStateStore::default(), clock.clone());
         Self { buckets, clock, asked: AtomicU32::new(0) }
+    }
+
+    /// How often Stripe may be asked how a session stands, where so many may be opened: a page that waits for a payment asks every few
+    /// seconds.
+    pub(crate) fn of_lookups(checkouts: NonZeroU32) -> Self {
+        Self::per_minute(checkouts.saturating_mul(LOOKUPS_PER_CHECKOUT))
     }
 
     /// # Errors

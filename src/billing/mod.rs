@@ -49,6 +49,7 @@ struct Shop {
     return_url: String,
     limit: UserLimit,
     portal_limit: UserLimit,
+    lookup_limit: UserLimit,
     stripe_calls: Semaphore,
 }
 
@@ -127,6 +128,7 @@ impl Billing {
             return_url: format!("{base}/"),
             limit: UserLimit::per_minute(config.per_user_per_minute),
             portal_limit: UserLimit::per_minute(config.per_user_per_minute),
+            lookup_limit: UserLimit::of_lookups(config.per_user_per_minute),
             stripe_calls: Semaphore::new(STRIPE_CALLS_MAX),
         }))
     }

@@ -7,6 +7,7 @@
 //! 100,000 users take some 20 MB, as many marks some 12 MB: the most that [`MemorySettings::default`] leads to is twice that.
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -128,14 +129,14 @@ impl Inner {
         let life = TimeDelta::from_std(self.life).unwrap_or(key::LEVEL_TTL);
         let fresh_until = key::fresh_until(entitlement, life, now, rand::random_range(0..=1000)).unwrap_or(now);
         let mut users = self.shown.of(&user);
-        let newer_there = users
-            .get(&user)
-            .is_some_and(|known| known.epoch == epoch && known.entitlement.version > entitlement.version);
-        if newer_there {
-            return Published::NewerThere;
-        }
+        let known = users.get(&user).filter(|known| known.epoch == epoch).map(|known| known.entitlement.version);
+        let published = match known.map(|known| known.cmp(&entitlement.version)) {
+            Some(Ordering::Greater) => return Published::NewerThere,
+            Some(Ordering::Equal) => Published::Again,
+            Some(Ordering::Less) | None => Published::Written,
+        };
         users.insert(user, Shown { entitlement: entitlement.clone(), epoch, fresh_until, written: Instant::now() });
-        Published::Written
+        published
     }
 
     /// The epoch as entries hold it.

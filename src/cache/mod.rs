@@ -57,8 +57,10 @@ pub struct Publication<'a> {
 /// What a publication met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// It is there for all to read.
+    /// It was not there, and is now, for all to read.
     Written,
+    /// This very version was there already, and is fresh again.
+    Again,
     /// A newer version was there already: as good.
     NewerThere,
 }

@@ -1,5 +1,5 @@
 -- Writes a user's level and meta, unless a newer version of the same epoch is there. The same version may be written again: the
--- level's key lives shorter than the meta. Gives 1 if written, 0 if something newer holds.
+-- level's key lives shorter than the meta. Gives 2 if this version was not there, 1 if it was, 0 if something newer holds.
 -- KEYS: level, meta. ARGV: epoch, version, level, expires_at (microseconds or ''), fresh_until (milliseconds), meta's life (milliseconds),
 -- quantity@version.
 local known = redis.pcall('HMGET', KEYS[2], 'epoch', 'version')
@@ -21,5 +21,6 @@ redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[5])
 if known[1] ~= ARGV[1] or not version or version < tonumber(ARGV[2]) then
   -- A hint for replicas whose users watch. Not `call`: where the channel is forbidden they ask the ledger instead.
   redis.pcall('PUBLISH', 'entitlements:changed', string.sub(KEYS[1], 14) .. ' ' .. ARGV[2] .. ' ' .. ARGV[1])
+  return 2
 end
 return 1

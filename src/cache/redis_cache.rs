@@ -181,7 +181,11 @@ impl RedisCache {
         };
         Ok(written
             .into_iter()
-            .map(|written| if written == 1 { Published::Written } else { Published::NewerThere })
+            .map(|written| match written {
+                2 => Published::Written,
+                1 => Published::Again,
+                _ => Published::NewerThere,
+            })
             .collect())
     }
 

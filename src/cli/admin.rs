@@ -5,12 +5,16 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use url::Url;
 
 use crate::config::AdminConfig;
 
 /// Longer than a server may take for one call.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most rows of one answer of the server's.
+const PAGE: u32 = 200;
 
 /// Where the server's admin listener is.
 #[derive(Debug, clap::Args)]
@@ -93,6 +97,24 @@ impl Client {
             Ok(Refusal { error, code }) => Err(Refusal { error: plain(&error), code: plain(&code) }.into()),
             Err(_) => bail!("{} is no admin listener of this version: it answered {}", self.url, status.as_u16()),
         }
+    }
+}
+
+/// Asks for pages until there are `limit` rows, or no more: the rows, and where the next page would begin.
+pub(super) async fn pages<Place>(
+    limit: u32,
+    mut place: Option<Place>,
+    page: impl AsyncFn(u32, Option<Place>) -> anyhow::Result<(Vec<Value>, Option<Place>)>,
+) -> anyhow::Result<(Vec<Value>, Option<Place>)> {
+    let (mut all, mut left) = (Vec::new(), limit);
+    loop {
+        let (rows, next) = page(left.min(PAGE), place).await?;
+        left = left.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+        all.extend(rows);
+        if next.is_none() || left == 0 {
+            return Ok((all, next));
+        }
+        place = next;
     }
 }
 

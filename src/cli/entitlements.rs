@@ -15,7 +15,7 @@ use super::{
     admin::{self, Client, Connection, plain},
     block_on,
     events::table::{self, when},
-    print, user,
+    print,
 };
 use crate::{config::AdminConfig, domain::id::UserId};
 
@@ -38,7 +38,7 @@ pub struct GetArgs {
     #[command(flatten)]
     connection: Connection,
     /// Whose: a UUID
-    #[arg(value_name = "UUID", value_parser = user)]
+    #[arg(value_name = "UUID", value_parser = UserId::parse)]
     user: UserId,
 }
 

@@ -17,7 +17,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use url::Url;
 
-use crate::{config::ConfigErrors, domain::id::UserId};
+use crate::config::ConfigErrors;
 
 /// The command line as a whole.
 #[derive(Debug, Parser)]
@@ -133,10 +133,6 @@ fn server(text: &str) -> Result<Url, &'static str> {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none())
         .ok_or("expected the server's address, for example http://127.0.0.1:3000")
-}
-
-fn user(text: &str) -> Result<UserId, crate::domain::id::InvalidId> {
-    UserId::parse(text)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use chrono::Utc;
 
-use super::{Failure, print, user};
+use super::{Failure, print};
 use crate::{auth, config, config::SessionKeyConfig, domain::id::UserId};
 
 /// The longest life of a token: a day too long is a key lying about.
@@ -14,7 +14,7 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Whose session: a UUID
-    #[arg(long, value_name = "UUID", value_parser = user)]
+    #[arg(long, value_name = "UUID", value_parser = UserId::parse)]
     user: UserId,
     /// How long the session lasts
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]

@@ -145,6 +145,10 @@ impl Config {
             self.actor.reply_timeout <= self.ledger.commit_timeout,
             "TOLLGATE_REPLY_TIMEOUT is not longer than TOLLGATE_LEDGER_COMMIT_TIMEOUT: callers give up before the ledger does",
         );
+        warn(
+            self.server.streams_max >= self.server.connections_max,
+            "TOLLGATE_STREAMS_MAX is not below TOLLGATE_CONNECTIONS_MAX: streams alone may keep everything else out",
+        );
         self
     }
 }

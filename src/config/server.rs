@@ -41,10 +41,14 @@ pub struct ServerConfig {
     pub bodies_bytes_max: usize,
     /// How long a client may take nothing of what it is sent.
     pub unread_timeout: Duration,
+    /// Most connections of the public listener, streams among them.
+    pub connections_max: usize,
     /// Most streams of entitlements open at once.
     pub streams_max: usize,
-    /// How long a stop waits for what is under way.
+    /// How long a stop waits for what is under way, the delay before it included.
     pub shutdown_timeout: Duration,
+    /// How long a stop goes on answering as if nothing were, but for its readiness.
+    pub drain_delay: Duration,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -90,14 +94,20 @@ impl ServerConfig {
         let body_timeout = reader.value(&setting::BODY_TIMEOUT, duration_in(SHORTEST..=MINUTE));
         let bodies_mib = reader.value(&setting::BODIES_MIB, number_in(4..=65_536_usize));
         let unread_timeout = reader.value(&setting::UNREAD_TIMEOUT, duration_in(SHORTEST..=Duration::from_secs(600)));
+        let connections_max = reader.value(&setting::CONNECTIONS_MAX, number_in(1..=1_000_000));
         let streams_max = reader.value(&setting::STREAMS_MAX, number_in(1..=1_000_000));
         let shutdown_timeout =
             reader.value(&setting::SHUTDOWN_TIMEOUT, duration_in(Duration::from_secs(1)..=Duration::from_secs(600)));
+        let drain_delay = reader.value(&setting::DRAIN_DELAY, duration_in(Duration::ZERO..=Duration::from_secs(300)));
         let log = LogConfig::read(reader);
 
         let (bind, admin_bind): (SocketAddr, SocketAddr) = (bind?, admin_bind?);
         if bind == admin_bind && bind.port() != 0 {
             reader.wrong(&setting::ADMIN_BIND, "");
+        }
+        let (shutdown_timeout, drain_delay): (Duration, Duration) = (shutdown_timeout?, drain_delay?);
+        if drain_delay + Duration::from_secs(1) > shutdown_timeout {
+            reader.wrong(&setting::DRAIN_DELAY, "");
         }
         let app_url = app_url?;
         let app_origin = || app_url.iter().map(|url| url.origin().ascii_serialization()).collect();
@@ -113,8 +123,10 @@ impl ServerConfig {
             body_timeout: body_timeout?,
             bodies_bytes_max: bodies_mib? * 1024 * 1024,
             unread_timeout: unread_timeout?,
+            connections_max: connections_max?,
             streams_max: streams_max?,
-            shutdown_timeout: shutdown_timeout?,
+            shutdown_timeout,
+            drain_delay,
             log: log?,
         })
     }

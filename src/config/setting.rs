@@ -137,10 +137,14 @@ settings! {
             "a number from 4 to 65536", "256";
         open UNREAD_TIMEOUT = "TOLLGATE_UNREAD_TIMEOUT", Value("30s"), "After how long a connection ends whose client takes nothing of what it is sent (on Linux).",
             "a duration from 100ms to 10m", "10s";
+        open CONNECTIONS_MAX = "TOLLGATE_CONNECTIONS_MAX", Value("20000"), "Most connections of the public listener, streams among them; more are closed as they come.",
+            "a number from 1 to 1000000", "50000";
         open STREAMS_MAX = "TOLLGATE_STREAMS_MAX", Value("10000"), "Most streams of entitlements open at once; more are answered 503.",
             "a number from 1 to 1000000", "50000";
         open SHUTDOWN_TIMEOUT = "TOLLGATE_SHUTDOWN_TIMEOUT", Value("20s"), "How long a stop waits for requests under way.",
             "a duration from 1s to 10m", "30s";
+        open DRAIN_DELAY = "TOLLGATE_DRAIN_DELAY", Value("0s"), "How long a stop goes on answering with readiness red, so that a balancer leads requests elsewhere first. A part of TOLLGATE_SHUTDOWN_TIMEOUT.",
+            "a duration from 0s to 5m, at least a second shorter than TOLLGATE_SHUTDOWN_TIMEOUT", "5s";
         open LOG = "TOLLGATE_LOG", Value("info,actix_server=warn"), "Which log lines are written.",
             "a level, or levels by module", "info,tollgate=debug";
         open LOG_FORMAT = "TOLLGATE_LOG_FORMAT", Computed("`pretty` on a terminal, else `json`"), "How log lines look.",

@@ -178,6 +178,14 @@ fn an_admin_listener_off_loopback_needs_a_token() {
 }
 
 #[test]
+fn the_delay_of_a_stop_is_a_part_of_its_limit() {
+    assert_eq!(with(&[]).unwrap().server.drain_delay, Duration::ZERO);
+    let server = with(&[("TOLLGATE_DRAIN_DELAY", "19s")]).unwrap().server;
+    assert_eq!((server.drain_delay, server.shutdown_timeout), (Duration::from_secs(19), Duration::from_secs(20)));
+    assert!(refusal(&[("TOLLGATE_DRAIN_DELAY", "20s")]).contains("TOLLGATE_DRAIN_DELAY: expected"));
+}
+
+#[test]
 fn risky_pairs_are_warned_about() {
     let config = with(&[
         ("STRIPE_SECRET_KEY", "sk_live_0123456789"),
@@ -185,6 +193,7 @@ fn risky_pairs_are_warned_about() {
         ("REDIS_URL", "redis://redis.example.com"),
         ("DATABASE_URL", "postgres://u:p@pooler.example.com:6543/postgres"),
         ("TOLLGATE_REPLY_TIMEOUT", "3s"),
+        ("TOLLGATE_CONNECTIONS_MAX", "10000"),
     ])
     .unwrap();
     for name in [
@@ -194,6 +203,7 @@ fn risky_pairs_are_warned_about() {
         "DATABASE_URL",
         "TOLLGATE_REPLY_TIMEOUT",
         "TOLLGATE_APP_URL",
+        "TOLLGATE_STREAMS_MAX",
     ] {
         assert!(config.warnings.iter().any(|warning| warning.starts_with(name)), "{name}: {:?}", config.warnings);
     }

@@ -97,7 +97,7 @@ impl From<SandboxError> for DemoError {
             SandboxError::UnknownEvent => Self::UnknownEvent,
             SandboxError::Undelivered(_) => Self::Undelivered,
             SandboxError::Impossible(why) => Self::Impossible(why),
-            SandboxError::NotKept(_) => Self::Api(ApiError::Internal),
+            SandboxError::NotKept => Self::Api(ApiError::Internal),
         }
     }
 }

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DemoError, Shared, visitor::read};
 use crate::{
-    domain::id::UserId,
-    http::{ApiError, body},
+    http::{self, body},
     sandbox::Happening,
 };
 
@@ -51,7 +50,7 @@ pub(super) async fn happen(
 ) -> Result<HttpResponse, DemoError> {
     let expected = "Expected a JSON object with userId and happening";
     let LifeRequest { user_id, happening } = read(&request, payload, expected).await?;
-    demo.parts.deliveries.happen(user(&user_id)?, happening).await?;
+    demo.parts.deliveries.happen(http::user_id(&user_id)?, happening).await?;
     Ok(time(demo).await)
 }
 
@@ -62,10 +61,6 @@ pub(super) async fn portal(
     payload: Payload,
 ) -> Result<HttpResponse, DemoError> {
     let asked: PortalRequest = read(&request, payload, "Expected a JSON object with userId and nothing else").await?;
-    let url = demo.parts.deliveries.open_portal(user(&asked.user_id)?, demo.parts.app.as_str()).await?;
+    let url = demo.parts.deliveries.open_portal(http::user_id(&asked.user_id)?, demo.parts.app.as_str()).await?;
     Ok(body::json(StatusCode::OK, &PortalAnswer { url }))
-}
-
-fn user(id: &str) -> Result<UserId, ApiError> {
-    UserId::parse(id).map_err(|_| ApiError::InvalidRequest("The user id must be a UUID"))
 }

@@ -13,7 +13,7 @@ use super::{DemoError, Shared};
 use crate::{
     domain::id::UserId,
     http::{
-        ApiError,
+        self, ApiError,
         body::{self, BodyRoom},
     },
 };
@@ -67,7 +67,7 @@ pub(super) async fn session(
     payload: Payload,
 ) -> Result<HttpResponse, DemoError> {
     let asked: SessionRequest = read(&request, payload, "Expected a JSON object with userId and nothing else").await?;
-    let user_id = UserId::parse(&asked.user_id).map_err(|_| ApiError::InvalidRequest("The user id must be a UUID"))?;
+    let user_id = http::user_id(&asked.user_id)?;
     let token = (demo.parts.issue_token)(user_id).map_err(|error| {
         tracing::error!(error = %error, "session token could not be issued");
         ApiError::Internal

@@ -16,5 +16,15 @@ pub mod plan;
 pub mod price;
 pub mod subscription;
 
+use serde::{
+    Deserialize,
+    de::value::{Error, StrDeserializer},
+};
+
+/// One of Stripe's words, as the ledger keeps it too; `None` for one that did not exist when this was written.
+fn known_word<'de, T: Deserialize<'de>>(word: &'de str) -> Option<T> {
+    T::deserialize(StrDeserializer::<Error>::new(word)).ok()
+}
+
 #[cfg(test)]
 mod tests;

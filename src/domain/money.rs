@@ -13,6 +13,7 @@ use super::{
     change::Cause,
     grant::{Grant, SourceKind},
     id::ObjectId,
+    known_word,
 };
 
 /// Stripe's word for how a refund stands. Of two reports of one second the greater one holds.
@@ -35,14 +36,7 @@ impl RefundStatus {
     /// Reads Stripe's word; `None` for one that did not exist when this was written.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "pending" => Self::Pending,
-            "requires_action" => Self::RequiresAction,
-            "succeeded" => Self::Succeeded,
-            "canceled" => Self::Canceled,
-            "failed" => Self::Failed,
-            _ => return None,
-        })
+        known_word(word)
     }
 
     /// Whether the money goes back, or has gone.
@@ -91,17 +85,7 @@ impl DisputeStatus {
     /// Reads Stripe's word; `None` for one that did not exist when this was written.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "warning_needs_response" => Self::WarningNeedsResponse,
-            "warning_under_review" => Self::WarningUnderReview,
-            "needs_response" => Self::NeedsResponse,
-            "under_review" => Self::UnderReview,
-            "prevented" => Self::Prevented,
-            "warning_closed" => Self::WarningClosed,
-            "won" => Self::Won,
-            "lost" => Self::Lost,
-            _ => return None,
-        })
+        known_word(word)
     }
 
     const fn is_terminal(self) -> bool {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{grant::GrantStatus, level::Level};
+use super::{grant::GrantStatus, known_word, level::Level};
 
 /// Stripe's word for how a subscription stands. The order is that of richness: of two states of which nobody knows which is later,
 /// the greater one is kept.
@@ -37,17 +37,7 @@ impl SubscriptionStatus {
     /// Reads Stripe's word; `None` for one that did not exist when this was written.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "incomplete_expired" => Self::IncompleteExpired,
-            "canceled" => Self::Canceled,
-            "incomplete" => Self::Incomplete,
-            "paused" => Self::Paused,
-            "unpaid" => Self::Unpaid,
-            "past_due" => Self::PastDue,
-            "trialing" => Self::Trialing,
-            "active" => Self::Active,
-            _ => return None,
-        })
+        known_word(word)
     }
 
     /// Whether nothing can follow.

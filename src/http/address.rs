@@ -14,35 +14,60 @@ use actix_web::{
 };
 use ipnet::IpNet;
 
-use super::ApiError;
-use crate::billing::limit::Limit;
+use crate::billing::{CheckoutError, limit::Limit};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Knows clients by their addresses, and how often they asked for a session.
+/// Knows clients by their addresses, and how often they had Stripe asked.
 pub struct Clients {
     proxies: Vec<IpNet>,
-    limit: Limit<IpAddr>,
+    checkouts: Limit<IpAddr>,
+    portals: Limit<IpAddr>,
+    lookups: Limit<IpAddr>,
 }
 
 impl Clients {
-    /// Believes these proxies, and lets one address ask so often.
+    /// Believes these proxies, and lets one address open so many sessions, and as many portals.
     #[must_use]
     pub fn new(proxies: &[IpNet], per_minute: NonZeroU32) -> Self {
-        Self { proxies: proxies.to_vec(), limit: Limit::per_minute(per_minute) }
+        Self {
+            proxies: proxies.to_vec(),
+            checkouts: Limit::per_minute(per_minute),
+            portals: Limit::per_minute(per_minute),
+            lookups: Limit::of_lookups(per_minute),
+        }
     }
 
-    /// Lets a client pass that has not asked too often.
+    /// Lets a client open a session who has not opened too many.
     ///
     /// # Errors
-    /// 429.
-    pub(super) fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
+    /// Too often.
+    pub(super) fn may_check_out(&self, request: &HttpRequest) -> Result<(), CheckoutError> {
+        self.check(request, &self.checkouts)
+    }
+
+    /// The same for the portal.
+    ///
+    /// # Errors
+    /// Too often.
+    pub(super) fn may_open_portal(&self, request: &HttpRequest) -> Result<(), CheckoutError> {
+        self.check(request, &self.portals)
+    }
+
+    /// The same for asking Stripe how a session stands.
+    ///
+    /// # Errors
+    /// Too often.
+    pub(super) fn may_look_up(&self, request: &HttpRequest) -> Result<(), CheckoutError> {
+        self.check(request, &self.lookups)
+    }
+
+    fn check(&self, request: &HttpRequest, limit: &Limit<IpAddr>) -> Result<(), CheckoutError> {
         let peer = request.peer_addr().map(|peer| peer.ip());
         let Some(site) = peer.and_then(|peer| site_of(self.client(peer, request.headers()))) else { return Ok(()) };
-        self.limit.check(site).map_err(|refusal| {
+        limit.check(site).inspect_err(|_| {
             let passed_on = request.headers().contains_key(X_FORWARDED_FOR);
             tracing::warn!(peer = peer.map(tracing::field::display), passed_on, "an address asks too often");
-            refusal.into()
         })
     }
 

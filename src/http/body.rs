@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ContentType},
+        header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ContentType, HeaderValue},
     },
     web::Payload,
 };
@@ -193,6 +193,13 @@ pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
             HttpResponse::from_error(ApiError::Internal)
         }
     }
+}
+
+/// The same that no cache keeps: it tells of people and their purchases.
+pub(super) fn private(body: &impl Serialize) -> HttpResponse {
+    let mut response = json(StatusCode::OK, body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    response
 }
 
 #[cfg(test)]

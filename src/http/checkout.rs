@@ -2,10 +2,7 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{
-        StatusCode,
-        header::{CACHE_CONTROL, HeaderName, HeaderValue},
-    },
+    http::header::{HeaderName, HeaderValue},
     web::{Data, Payload},
 };
 use chrono::{DateTime, Utc};
@@ -15,18 +12,6 @@ use utoipa::ToSchema;
 use super::{ApiError, ErrorBody, Shared, body, caller, time};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// What the page for customers is asked for: nothing can be said.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PortalRequest {}
-
-/// A page of Stripe's.
-#[derive(Serialize, ToSchema)]
-pub(super) struct PortalAnswer<'a> {
-    /// Where to send the customer; it works for some minutes.
-    url: &'a str,
-}
 
 /// Longest request, in bytes: the one that is described has some forty.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -77,6 +62,18 @@ pub(super) struct SessionAnswer<'a> {
     expires_at: DateTime<Utc>,
 }
 
+/// What the page for customers is asked for: nothing can be said.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortalRequest {}
+
+/// A page of Stripe's.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PortalAnswer<'a> {
+    /// Where to send the customer; it works for some minutes.
+    url: &'a str,
+}
+
 /// Opens a Checkout Session for the caller
 ///
 /// While a session of the caller's for the same level and interval is open, that one is given again: two clicks, one session. With the same
@@ -104,7 +101,7 @@ pub(super) async fn start(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
-    state.clients.check(&request)?;
+    state.clients.may_check_out(&request)?;
     body::require_json(&request)?;
     let key = idempotency_key(&request)?;
     let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
@@ -114,7 +111,7 @@ pub(super) async fn start(
     let started = state.billing.start_checkout(user, &wish.entitlement_level, wish.interval.as_deref(), key).await?;
     let answer =
         CheckoutAnswer { session_id: started.session_id.as_str(), url: &started.url, expires_at: started.expires_at };
-    Ok(private(body::json(StatusCode::OK, &answer)))
+    Ok(body::private(&answer))
 }
 
 /// Tells how one of the caller's sessions stands
@@ -128,13 +125,14 @@ pub(super) async fn start(
         (status = 200, description = "One of the caller's sessions", body = SessionAnswer),
         (status = 401, description = "`UNAUTHORIZED`", body = ErrorBody),
         (status = 404, description = "`NOT_FOUND`: no such session, or another user's", body = ErrorBody),
+        (status = 429, description = "`RATE_LIMITED`, with `Retry-After`: Stripe would have to be asked, and was asked often", body = ErrorBody),
         (status = 503, description = "`UNAVAILABLE`, with `Retry-After`", body = ErrorBody),
     ),
 )]
 pub(super) async fn session(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
     let id = request.match_info().get("id").ok_or(ApiError::NotFound)?;
-    let view = state.fulfilment.session(user, id).await?;
+    let view = state.fulfilment.session(user, id, || state.clients.may_look_up(&request)).await?;
     let answer = SessionAnswer {
         session_id: view.id.as_str(),
         state: view.state.as_str(),
@@ -143,7 +141,7 @@ pub(super) async fn session(state: Data<Shared>, request: HttpRequest) -> Result
         entitlement_level: view.level.as_str(),
         expires_at: view.expires_at,
     };
-    Ok(private(body::json(StatusCode::OK, &answer)))
+    Ok(body::private(&answer))
 }
 
 /// Opens Stripe's page where the caller sees invoices, and changes or cancels subscriptions
@@ -169,17 +167,13 @@ pub(super) async fn portal(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let user = caller::user(&state, &request)?;
+    state.clients.may_open_portal(&request)?;
     let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
     if !body.bytes.is_empty() && serde_json::from_slice::<PortalRequest>(&body.bytes).is_err() {
         return Err(ApiError::InvalidRequest("Expected no body, or {}"));
     }
     let url = state.billing.open_portal(user).await?;
-    Ok(private(body::json(StatusCode::OK, &PortalAnswer { url: &url })))
-}
-
-fn private(mut response: HttpResponse) -> HttpResponse {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    response
+    Ok(body::private(&PortalAnswer { url: &url }))
 }
 
 /// Which characters a key may have is billing's to say; two keys are none.

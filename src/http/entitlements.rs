@@ -4,10 +4,7 @@ use std::borrow::Cow;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{
-        StatusCode,
-        header::{CACHE_CONTROL, HeaderValue, VARY},
-    },
+    http::header::{HeaderValue, VARY},
     web::Data,
 };
 use chrono::{DateTime, Utc};
@@ -15,7 +12,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 use utoipa::ToSchema;
 
-use super::{ApiError, ErrorBody, Shared, body, caller, time};
+use super::{ApiError, ErrorBody, Shared, body, caller, time, user_id};
 use crate::{
     domain::{id::UserId, plan::Catalogue},
     reader::Reading,
@@ -102,9 +99,7 @@ pub(super) async fn own(state: Data<Shared>, request: HttpRequest) -> Result<Htt
 )]
 pub(super) async fn of_user(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     caller::service(&state, &request)?;
-    let user = request.match_info().get("userId").and_then(|id| UserId::parse(id).ok());
-    let user = user.ok_or(ApiError::InvalidRequest("The user id must be a UUID"))?;
-    answer(&state, &request, user).await
+    answer(&state, &request, user_id(request.match_info().query("userId"))?).await
 }
 
 async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<HttpResponse, ApiError> {
@@ -122,10 +117,8 @@ async fn answer(state: &Shared, request: &HttpRequest, user: UserId) -> Result<H
         }
         None => Answer::Entitlement(shown(&catalogue, user, &reading)),
     };
-    let mut response = body::json(StatusCode::OK, &answer);
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    headers.insert(VARY, HeaderValue::from_static("Authorization"));
+    let mut response = body::private(&answer);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
     Ok(response)
 }
 

@@ -25,6 +25,9 @@ const REPORT_KEPT: Duration = Duration::from_secs(1);
 pub trait Readiness: Send + Sync {
     /// How each of them is now.
     async fn check(&self) -> ReadyReport;
+
+    /// Whether this process is about to end, which no other word can make good.
+    fn is_stopping(&self) -> bool;
 }
 
 /// How all dependencies are.
@@ -94,6 +97,10 @@ impl CachedReadiness {
     }
 
     async fn report(&self) -> ReadyReport {
+        if self.readiness.is_stopping() {
+            let (name, status) = ("server", DependencyState::Unready);
+            return ReadyReport::new(vec![Dependency { name, status, detail: Some("stopping") }]);
+        }
         let mut last = self.last.lock().await;
         match &*last {
             Some((at, report)) if at.elapsed() < REPORT_KEPT => report.clone(),
@@ -148,15 +155,20 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::http::UnderWay;
 
     #[derive(Default)]
-    struct Counting(AtomicU32);
+    struct Counting(AtomicU32, UnderWay);
 
     #[async_trait]
     impl Readiness for Counting {
         async fn check(&self) -> ReadyReport {
             self.0.fetch_add(1, Ordering::Relaxed);
             ReadyReport::new(vec![])
+        }
+
+        fn is_stopping(&self) -> bool {
+            self.1.is_leaving()
         }
     }
 
@@ -171,6 +183,16 @@ mod tests {
         }
         cached.report().await;
         assert_eq!(counting.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_told_at_once_and_nobody_is_asked() {
+        let counting = Arc::new(Counting::default());
+        let cached = CachedReadiness::new(counting.clone());
+        assert_eq!(cached.report().await.status(), DependencyState::Ready);
+        counting.1.leave();
+        assert_eq!(cached.report().await.status(), DependencyState::Unready);
+        assert_eq!(counting.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

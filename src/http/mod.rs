@@ -49,7 +49,7 @@ use crate::{
     actor::Entitlements,
     auth::{ServiceTokens, SessionVerifier},
     billing::{Billing, Fulfilment},
-    domain::live::LiveCatalogue,
+    domain::{id::UserId, live::LiveCatalogue},
     intake::{
         Interpreter,
         signature::{Tolerance, WebhookSecrets},
@@ -137,6 +137,7 @@ struct Shared {
     body_timeout: Duration,
     bodies: BodyRoom,
     webhooks_in_flight: Semaphore,
+    webhooks_in_flight_max: usize,
     webhook_meters: WebhookMeters,
 }
 
@@ -144,6 +145,7 @@ impl State {
     /// The metrics recorder must have been installed before.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let webhooks_in_flight_max = parts.limits.webhooks_in_flight_max.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             entitlements: parts.entitlements,
             reader: parts.reader,
@@ -164,7 +166,8 @@ impl State {
             clients: parts.clients,
             body_timeout: parts.limits.body_timeout,
             bodies: BodyRoom::new(parts.limits.bodies_bytes_max),
-            webhooks_in_flight: Semaphore::new(parts.limits.webhooks_in_flight_max.min(Semaphore::MAX_PERMITS)),
+            webhooks_in_flight: Semaphore::new(webhooks_in_flight_max),
+            webhooks_in_flight_max,
             webhook_meters: WebhookMeters::new(),
         }))
     }
@@ -238,6 +241,14 @@ where
     web::resource(route.pattern())
         .route(web::route().guard(methods).to(handler))
         .default_service(web::to(move || async move { Err::<HttpResponse, _>(ApiError::MethodNotAllowed(allow)) }))
+}
+
+/// The user whom a caller names.
+///
+/// # Errors
+/// 400 for what is no UUID.
+pub(crate) fn user_id(text: &str) -> Result<UserId, ApiError> {
+    UserId::parse(text).map_err(|_| ApiError::InvalidRequest("The user id must be a UUID"))
 }
 
 async fn not_found() -> Result<HttpResponse, ApiError> {

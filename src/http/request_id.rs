@@ -13,7 +13,7 @@ use actix_web::{
     body::{BoxBody, MessageBody},
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
     http::{
-        StatusCode,
+        ConnectionType, StatusCode,
         header::{
             CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
             X_CONTENT_TYPE_OPTIONS,
@@ -100,7 +100,7 @@ where
         let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
         let meters = Rc::clone(&self.meters);
         let unread = Unread::hold(&mut request);
-        let working = self.under_way.begin();
+        let (working, under_way) = (self.under_way.begin(), self.under_way.clone());
         // Routing happens here, handlers only when this is awaited.
         let answer = AssertUnwindSafe(span.in_scope(|| self.service.call(request))).catch_unwind();
         let work = async move {
@@ -129,7 +129,13 @@ where
             meters.routes.record(route, status.as_u16(), took);
             tracing::debug!(route = route.pattern(), status = status.as_u16(), took = ?took, "answered");
             drop(working);
-            result.map_err(Error::from)
+            let mut result = result.map_err(Error::from);
+            if under_way.is_leaving()
+                && let Ok(response) = &mut result
+            {
+                response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+            }
+            result
         };
         Box::pin(work.instrument(span))
     }

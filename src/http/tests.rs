@@ -42,6 +42,10 @@ impl Readiness for Report {
     async fn check(&self) -> ReadyReport {
         ReadyReport::new(vec![Dependency { name: "ledger", status: self.0, detail: None }])
     }
+
+    fn is_stopping(&self) -> bool {
+        false
+    }
 }
 
 fn parts() -> Parts {

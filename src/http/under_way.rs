@@ -1,8 +1,8 @@
-//! How many requests are being worked on, for a stop to wait for.
+//! How many requests are being worked on, for a stop to wait for, and whether one has begun.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ pub struct UnderWay(Arc<Count>);
 struct Count {
     working: AtomicUsize,
     none: Notify,
+    leaving: AtomicBool,
 }
 
 impl UnderWay {
@@ -22,6 +23,17 @@ impl UnderWay {
     pub(super) fn begin(&self) -> Working {
         self.0.working.fetch_add(1, Ordering::AcqRel);
         Working(Arc::clone(&self.0))
+    }
+
+    /// From now on each answer is the last on its connection, so that none is kept which is about to be closed.
+    pub fn leave(&self) {
+        self.0.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a stop has begun.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Relaxed)
     }
 
     /// Waits until no handler is at work. Streams have had their answer when it began.

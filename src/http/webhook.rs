@@ -27,6 +27,7 @@ use crate::{
         event::{EventRecord, IgnoreReason, Outcome},
         id::{EventId, UserId},
     },
+    fail_point::{self, Point},
     intake::{
         Interpreter, Meaning,
         signature::{SignatureError, VerifiedPayload, verify},
@@ -132,6 +133,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
         state.activity.tell(None, || event.step(Outcome::Duplicate));
         return Ok(event.answer(Outcome::Duplicate));
     }
+    fail_point::pass(Point::Meaning, || envelope.event().id.to_string()).await;
     let meaning = state.interpreter.meaning(envelope);
     let event = meaning.event().map(Told::of).ok_or(ApiError::Internal)?;
     let (user, outcome) = match meaning {
@@ -144,11 +146,13 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
         Meaning::Note(note) => (note.user, state.entitlements.record(note).await),
     };
     let outcome = outcome.map_err(|error| {
+        counter!("tollgate_events_not_taken_total", "reason" => error.word()).increment(1);
         tracing::warn!(event.id = %event.id, event.r#type = event.kind, error = %error, "event not taken");
         ApiError::from(error)
     })?;
     state.webhook_meters.taken(outcome);
     event.log(user, outcome);
+    fail_point::pass(Point::Answer, || event.id.to_string()).await;
     // That it was applied has been told by who applied it, before readers could see it.
     if outcome != Outcome::Applied {
         state.activity.tell(user, || event.step(outcome));
@@ -175,6 +179,7 @@ async fn signed(
     }
     let Body { bytes, room } =
         body::read(request, payload, ServerConfig::BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    fail_point::pass(Point::BodyRead, String::new).await;
     let payload = verify(secrets, header.as_bytes(), bytes, Utc::now().timestamp(), state.tolerance);
     let payload = payload.map_err(|error| {
         tracing::debug!(error = %error, "webhook not believed");

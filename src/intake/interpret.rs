@@ -68,6 +68,8 @@ pub struct Interpreter {
     livemode: Option<bool>,
 }
 
+const INCOMPLETE: Verdict = parked(ParkReason::IncompleteObject);
+
 /// The event types that are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Occasion {
@@ -249,12 +251,11 @@ impl Interpreter {
             _ => return Err(parked(ParkReason::UnknownStatus)),
         };
         let status = status(occasion, said(session.payment_status.as_ref()))?;
-        let incomplete = parked(ParkReason::IncompleteObject);
-        let id = id.ok_or(incomplete)?;
+        let id = id.ok_or(INCOMPLETE)?;
         let payment_intent = match &session.payment_intent {
             None => None,
             // Refunds and disputes will be about this id: better wait than lose it.
-            Some(reference) => Some(reference.id().and_then(|id| PaymentIntentId::parse(&id).ok()).ok_or(incomplete)?),
+            Some(reference) => Some(reference.id().and_then(|id| PaymentIntentId::parse(&id).ok()).ok_or(INCOMPLETE)?),
         };
         Ok((
             user,
@@ -292,7 +293,7 @@ fn buyer_and_plan<'a>(session: &Session<'_>, catalogue: &'a Catalogue) -> Result
 
 /// Not what its type says.
 fn unreadable(event: EventRecord) -> Meaning {
-    Meaning::Note(Note { event, verdict: parked(ParkReason::IncompleteObject), user: None })
+    Meaning::Note(Note { event, verdict: INCOMPLETE, user: None })
 }
 
 /// A session that ended unpaid gives and takes nothing: where it names no user or has no id, there is nobody to tell and nothing
@@ -329,7 +330,7 @@ fn source(mode: Mode, status: GrantStatus, session: &Session<'_>, id: &SessionId
             .as_ref()
             .and_then(|reference| SubscriptionId::parse(&reference.id()?).ok())
             .map(|subscription| Source { kind: SourceKind::Subscription, id: subscription.as_str().into() })
-            .ok_or(parked(ParkReason::IncompleteObject)),
+            .ok_or(INCOMPLETE),
     }
 }
 

@@ -75,6 +75,14 @@ pub struct InboxEvent {
     pub processed_at: Option<DateTime<Utc>>,
 }
 
+impl InboxEvent {
+    /// Where it stands in a list.
+    #[must_use]
+    pub fn place(&self) -> InboxPlace {
+        InboxPlace { received_at: self.received_at, id: self.id.clone() }
+    }
+}
+
 /// A place in a list that is newest first: what follows was received before, or at the same moment and has a smaller id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboxPlace {
@@ -144,6 +152,26 @@ pub(super) fn event<User, Moment>(
         received_at: moment(received_at),
         processed_at: processed_at.map(moment),
     })
+}
+
+/// What is parked for one reason: the reason, how many, and since when the oldest.
+pub(super) type ParkedColumns<Moment> = (Option<String>, i64, Option<Moment>);
+
+/// Counts of what is parked, as both databases give them.
+pub(super) fn parked<Moment>(
+    rows: Vec<ParkedColumns<Moment>>,
+    moment: impl Fn(Moment) -> DateTime<Utc>,
+) -> Vec<ParkedCount> {
+    let read = |(reason, count, oldest): ParkedColumns<Moment>| {
+        let count = u64::try_from(count).ok()?;
+        Some(ParkedCount { reason: reason.unwrap_or_default(), count, oldest: oldest.map(&moment)? })
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
+/// An event with what is kept of its body.
+pub(super) fn stored(event: InboxEvent, payload: Option<String>) -> StoredEvent {
+    StoredEvent { event, payload: payload.map(|text| Bytes::from(text.into_bytes())) }
 }
 
 /// Counts as databases give them.

@@ -95,6 +95,15 @@ impl Entry {
         }
     }
 
+    /// What entries are about, for whoever armed a fail point: each one's event, else its user, with spaces between.
+    pub(crate) fn about<'a>(entries: impl IntoIterator<Item = &'a Self>) -> String {
+        let about = entries.into_iter().map(|entry| match (entry.event(), entry.user()) {
+            (Some(event), _) => event.id.to_string(),
+            (None, user) => user.map(|user| user.to_string()).unwrap_or_default(),
+        });
+        about.collect::<Vec<_>>().join(" ")
+    }
+
     /// The event behind it, if there is one.
     #[must_use]
     pub const fn event(&self) -> Option<&EventRecord> {

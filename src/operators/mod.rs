@@ -211,9 +211,7 @@ impl Operators {
     ) -> Result<Replayed, OperatorError> {
         let filter = InboxFilter { standing: Some(Standing::Parked), reason, after, ..InboxFilter::default() };
         let events = self.events(&filter, REPLAYED_AT_ONCE).await?;
-        let last = events.get(usize::try_from(REPLAYED_AT_ONCE - 1).unwrap_or(usize::MAX));
-        let next =
-            last.map(|InboxEvent { received_at, id, .. }| InboxPlace { received_at: *received_at, id: id.clone() });
+        let next = events.get(usize::try_from(REPLAYED_AT_ONCE - 1).unwrap_or(usize::MAX)).map(InboxEvent::place);
         let replays = events.iter().map(async |event| (event, self.replay(&event.id).await));
         let replayed = Replayed { next, ..Replayed::default() };
         Ok(futures::stream::iter(replays)

@@ -1,19 +1,18 @@
 //! Subscriptions live: they begin, are invoiced and paid, fail and end. What falls due when is in `clocks`.
 
 use super::{
+    DAY, HOUR,
     happenings::{Cause, happen, tell},
     objects::{
-        Invoice, InvoiceLine, InvoicePayment, InvoiceStatus, Item, Metadata, Method, Price, Standing, Subscription,
-        new_id,
+        Customer, Invoice, InvoiceLine, InvoicePayment, InvoiceStatus, Item, Metadata, Method, Price, Standing,
+        Subscription, new_id,
     },
     payments::{self, Due},
     state::State,
 };
 
-const HOUR: i64 = 60 * 60;
-const DAY: i64 = 24 * HOUR;
 /// Between a renewal's invoice and its payment, as at Stripe.
-const DRAFT_LASTS: i64 = HOUR;
+pub(super) const DRAFT_LASTS: i64 = HOUR;
 /// How long after the first failed attempt the next one is.
 pub(super) const FIRST_RETRY: i64 = 3 * DAY;
 /// The same after each failed attempt.
@@ -205,16 +204,13 @@ pub(super) fn finalize(state: &mut State, id: &str, cause: &Cause) {
     };
     let intent = payments::open(state, due, cause.now);
     invoice.payment_intent = Some(intent.clone());
-    let currency = invoice.currency.clone();
-    let (created, invoice_id) = (cause.now, invoice.id.clone());
-    let payment = new_id("inpay_1", 24);
     state.put(InvoicePayment {
-        id: payment,
-        created,
-        invoice: invoice_id,
+        id: new_id("inpay_1", 24),
+        created: cause.now,
+        invoice: invoice.id.clone(),
         payment_intent: intent,
         amount,
-        currency,
+        currency: invoice.currency.clone(),
         paid_at: None,
     });
     happen(state, "invoice.finalized", invoice, cause);
@@ -350,13 +346,17 @@ pub(super) fn collect_again(state: &mut State, id: &str, cause: &Cause) {
 /// Another card pays from now on, for whatever the customer has. What is due is tried when its time comes.
 pub(super) fn use_card(state: &mut State, customer: &str, method: &Method, cause: &Cause) {
     let Some(customer) = state.customers.get(customer).cloned() else { return };
-    let of_customer = |subscription: &&Subscription| subscription.customer == customer.id && !subscription.is_over();
-    let subscriptions: Vec<Subscription> = state.subscriptions.iter().filter(of_customer).cloned().collect();
     let method = Some(method.clone());
-    let customer = super::objects::Customer { method: method.clone(), ..customer };
-    happen(state, "customer.updated", customer, cause);
+    let subscriptions = living_of(state, &customer.id);
+    happen(state, "customer.updated", Customer { method: method.clone(), ..customer }, cause);
     for subscription in subscriptions {
         let subscription = Subscription { method: method.clone(), ..subscription };
         happen(state, "customer.subscription.updated", subscription, cause);
     }
+}
+
+/// A customer's subscriptions that are not over.
+pub(super) fn living_of(state: &State, customer: &str) -> Vec<Subscription> {
+    let is_meant = |subscription: &&Subscription| subscription.customer == customer && !subscription.is_over();
+    state.subscriptions.iter().filter(is_meant).cloned().collect()
 }

@@ -60,12 +60,9 @@ pub(super) fn apply(
     cause: &Cause,
 ) {
     let (has_items, has_trial) = (!items.is_empty(), subscription.status == Standing::Trialing);
-    let recurring = |subscription: &Subscription| {
-        subscription.items.iter().find_map(|item| item.price.recurring.clone()).unwrap_or_default()
-    };
-    let interval_before = recurring(&subscription);
+    let recurring_before = subscription.recurring();
     let credits = change_items(&mut subscription, items, cause.now);
-    let begins_anew = (has_trial && trial_ends) || (!has_trial && recurring(&subscription) != interval_before);
+    let begins_anew = (has_trial && trial_ends) || (!has_trial && subscription.recurring() != recurring_before);
     if has_trial && trial_ends {
         subscription.status = Standing::Active;
         subscription.trial_end = Some(cause.now);
@@ -123,18 +120,23 @@ pub(super) fn resume(state: &mut State, mut subscription: Subscription, cause: &
     }
 }
 
-/// Prices that a subscription could change to: those that sessions were opened with, each once.
+/// Prices that a subscription could change to: those that somebody was offered, each once.
 pub(super) fn prices(state: &State) -> Vec<Price> {
     let mut prices: Vec<Price> = Vec::new();
-    let of_sessions = state.sessions.iter().flat_map(|session| session.lines.iter().map(|line| line.priced(session)));
-    let of_subscriptions = state.subscriptions.iter().flat_map(|subscription| &subscription.items);
-    let all = of_sessions.chain(of_subscriptions.map(|item| item.price.clone()));
-    for price in all.filter(|price| price.recurring.is_some()) {
+    for price in all_prices(state) {
         if !prices.iter().any(|known| is_same(known, &price)) {
             prices.push(price);
         }
     }
     prices
+}
+
+/// Whatever sessions were opened with and subscriptions have that is paid again and again.
+pub(super) fn all_prices(state: &State) -> impl Iterator<Item = Price> {
+    let of_sessions = state.sessions.iter().flat_map(|session| session.lines.iter().map(|line| line.priced(session)));
+    let of_subscriptions = state.subscriptions.iter().flat_map(|subscription| &subscription.items);
+    let all = of_sessions.chain(of_subscriptions.map(|item| item.price.clone()));
+    all.filter(|price| price.recurring.is_some())
 }
 
 /// Whether two prices differ by no more than their ids: each session makes its own.

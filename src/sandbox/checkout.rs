@@ -1,6 +1,7 @@
 //! What happens to sessions, each thing at once and at most once.
 
 use super::{
+    DAY,
     billing::{self, Wanted},
     events::emit,
     happenings::{Cause, tell},
@@ -10,8 +11,6 @@ use super::{
     state::State,
 };
 use crate::activity::Step;
-
-const DAY: i64 = 24 * 60 * 60;
 
 /// How the buyer pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! advance is no more than a goal that is kept: whoever finds it goes on, after a crash as before.
 
 use super::{
-    billing, checkout,
+    DAY, HOUR, billing, checkout,
     events::now,
     happenings::Cause,
     objects::{Clock, Dispute, InvoiceStatus, Shift, Standing, Subscription},
@@ -12,8 +12,6 @@ use super::{
     state::{Pending, State},
 };
 
-const HOUR: i64 = 60 * 60;
-const DAY: i64 = 24 * HOUR;
 /// How long the first payment of a subscription is waited for.
 const INCOMPLETE_LASTS: i64 = 23 * HOUR;
 /// How long before its end a trial's end is announced.

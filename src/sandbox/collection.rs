@@ -4,51 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
-    objects::{
-        Charge, Clock, Customer, Dispute, Endpoint, Event, Invoice, InvoicePayment, PaymentIntent, Portal, Refund,
-        Session, Shift, Subscription,
-    },
-    state::{Answer, Pending},
-};
-
 /// What is kept by id.
 pub(super) trait Kept: Serialize + DeserializeOwned + Clone {
     /// Its name in the file.
     const KIND: &'static str;
 
     fn id(&self) -> &str;
-}
-
-macro_rules! kept {
-    ($($object:ty, $kind:literal, $id:ident;)*) => {
-        $(impl Kept for $object {
-            const KIND: &'static str = $kind;
-
-            fn id(&self) -> &str {
-                &self.$id
-            }
-        })*
-    };
-}
-
-kept! {
-    Session, "session", id;
-    Customer, "customer", id;
-    Event, "event", id;
-    Endpoint, "endpoint", id;
-    Pending, "pending", id;
-    Answer, "answer", key;
-    Subscription, "subscription", id;
-    Invoice, "invoice", id;
-    InvoicePayment, "invoice_payment", id;
-    PaymentIntent, "payment_intent", id;
-    Charge, "charge", id;
-    Refund, "refund", id;
-    Dispute, "dispute", id;
-    Clock, "test_clock", id;
-    Shift, "shift", id;
-    Portal, "portal", id;
 }
 
 /// Objects of one kind.

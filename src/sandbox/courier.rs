@@ -194,7 +194,7 @@ impl Courier {
     /// Delivers an event once more to the service's own endpoint, or else to the first that takes it. Nothing pending is
     /// touched: as at Stripe, a delivery by hand stops no retries.
     pub(super) async fn redeliver(&self, id: &str) -> Result<Delivery, SandboxError> {
-        let (begun, receipt) = self.shared.change(|state| {
+        let (begun, receipt) = self.shared.change(|state| -> Result<Parcel, SandboxError> {
             let event = state.events.get(id).ok_or(SandboxError::UnknownEvent)?.clone();
             let takes = |endpoint: &&Endpoint| endpoint.takes(&event.kind) && state.url(endpoint).is_some();
             let taker = state.endpoints.iter().filter(takes).min_by_key(|endpoint| endpoint.target.is_some());

@@ -89,19 +89,19 @@ pub(super) fn tell<T: Told>(state: &mut State, kind: &str, object: &T, cause: &C
 }
 
 /// Whom an object concerns: it says so, or its customer has something that does.
-fn whose<T: Told>(state: &State, object: &T) -> Option<UserId> {
+pub(super) fn whose<T: Told>(state: &State, object: &T) -> Option<UserId> {
     let (metadata, customer) = object.whose();
     metadata.and_then(user_of).or_else(|| owner(state, customer?))
 }
 
 /// The user of a customer, by what he bought.
 pub(super) fn owner(state: &State, customer: &str) -> Option<UserId> {
-    let sessions = state.sessions.iter().rev().filter(|session| session.customer.as_deref() == Some(customer));
+    let mut sessions = state.sessions.iter().rev().filter(|session| session.customer.as_deref() == Some(customer));
     let subscriptions = state.subscriptions.iter().filter(|subscription| subscription.customer == customer);
     let of_customer = state.customers.get(customer).and_then(|customer| user_of(&customer.metadata));
     of_customer
         .or_else(|| subscriptions.rev().find_map(|subscription| user_of(&subscription.metadata)))
-        .or_else(|| sessions.map(|session| user_of(&session.metadata)).find(Option::is_some).flatten())
+        .or_else(|| sessions.find_map(|session| user_of(&session.metadata)))
 }
 
 /// The values that are no longer so. Of a list only its data, as at Stripe.

@@ -3,22 +3,18 @@
 use std::sync::Arc;
 
 use super::{
-    Sandbox, SandboxError, billing,
+    DAY, Sandbox, SandboxError, billing,
     changes::{self, End},
     clocks,
     disk::NotKept,
     events::now,
-    happenings::{Cause, happen, owner},
+    happenings::{Cause, happen, owner, whose},
     objects::{Charge, Dispute, Invoice, Metadata, Method, Portal, Subscription},
     pay_page::Card,
     payments,
     state::{Shared, State},
 };
 use crate::domain::id::UserId;
-
-const DAY: i64 = 24 * 60 * 60;
-/// After a renewal its invoice is paid an hour later.
-const UNTIL_PAID: i64 = 60 * 60;
 
 /// Something that happens to a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,7 +52,7 @@ impl Sandbox {
     pub async fn happen(&self, user: UserId, happening: Happening) -> Result<(), SandboxError> {
         let (done, receipt) = self.0.shared.change(|state| live(state, user, happening));
         let goal = done?;
-        receipt.kept().await.map_err(not_kept)?;
+        receipt.kept().await?;
         match goal {
             Some(goal) => self.advance_to(goal).await,
             None => Ok(()),
@@ -68,7 +64,7 @@ impl Sandbox {
     /// # Errors
     /// The file cannot be written.
     pub async fn advance_to(&self, goal: i64) -> Result<(), SandboxError> {
-        advance(&self.0.shared, goal).await.map_err(not_kept)
+        Ok(advance(&self.0.shared, goal).await?)
     }
 
     /// Opens the customer portal for a user; gives its address.
@@ -81,15 +77,11 @@ impl Sandbox {
             let customer = customers.map(|customer| &customer.id).find(|id| owner(state, id) == Some(user))?;
             let portal = Portal::new(state.now(), customer.clone(), Some(return_url.to_owned()));
             state.put(portal.clone());
-            Some(format!("{}/p/session/{}", state.base, portal.id))
+            Some(portal.url(&state.base))
         });
-        receipt.kept().await.map_err(not_kept)?;
+        receipt.kept().await?;
         portal.ok_or(SandboxError::Impossible("There is no customer yet: buy a subscription first"))
     }
-}
-
-fn not_kept(error: NotKept) -> SandboxError {
-    SandboxError::NotKept(error.to_string())
 }
 
 /// Does what falls due until `goal`, one thing at a time, as the courier does, too: neither does what the other has done. Before time goes
@@ -143,16 +135,13 @@ fn live(state: &mut State, user: UserId, happening: Happening) -> Result<Option<
             Ok(None)
         }
         Happening::Refund => {
-            let refundable = |charge: &Charge| charge.refundable() > 0 && !charge.disputed;
-            let charge = newest_charge(state, user, refundable);
-            let charge = charge.ok_or(Impossible("There is no payment to give back"))?;
+            let charge = newest_charge(state, user).ok_or(Impossible("There is no payment to give back"))?;
             let (cause, reason) = (cause(charge.customer.as_deref()), Some("requested_by_customer".to_owned()));
             payments::refund(state, &charge.id, charge.refundable(), (reason, Metadata::new()), &cause);
             Ok(None)
         }
         Happening::Dispute => {
-            let charge = newest_charge(state, user, |charge| charge.refundable() > 0 && !charge.disputed);
-            let charge = charge.ok_or(Impossible("There is no payment to dispute"))?;
+            let charge = newest_charge(state, user).ok_or(Impossible("There is no payment to dispute"))?;
             let cause = cause(charge.customer.as_deref());
             payments::dispute(state, &charge.id, false, &cause);
             Ok(None)
@@ -170,7 +159,7 @@ fn live(state: &mut State, user: UserId, happening: Happening) -> Result<Option<
 fn renewed(subscription: &Subscription) -> i64 {
     match subscription.cancel_at {
         Some(end) if end <= subscription.period_end => end,
-        _ => subscription.period_end.saturating_add(UNTIL_PAID),
+        _ => subscription.period_end.saturating_add(billing::DRAFT_LASTS),
     }
 }
 
@@ -179,18 +168,14 @@ fn newest_subscription(state: &State, user: UserId) -> Option<Subscription> {
     living.find(|subscription| owner(state, &subscription.customer) == Some(user)).cloned()
 }
 
-fn newest_charge(state: &State, user: UserId, fits: impl Fn(&Charge) -> bool) -> Option<Charge> {
-    state.charges.iter().rev().find(|charge| fits(charge) && payer(state, charge) == Some(user)).cloned()
+/// Of those that can be given back, or disputed.
+fn newest_charge(state: &State, user: UserId) -> Option<Charge> {
+    let mut open = state.charges.iter().rev().filter(|charge| charge.refundable() > 0 && !charge.disputed);
+    open.find(|charge| whose(state, *charge) == Some(user)).cloned()
 }
 
 fn newest_dispute(state: &State, user: UserId) -> Option<Dispute> {
     let mut open = state.disputes.iter().rev().filter(|dispute| !dispute.is_closed());
     let disputed = |dispute: &Dispute| state.charges.get(&dispute.charge);
-    open.find(|dispute| disputed(dispute).and_then(|charge| payer(state, charge)) == Some(user)).cloned()
-}
-
-/// Whose payment it was: what was paid once may have no customer.
-fn payer(state: &State, charge: &Charge) -> Option<UserId> {
-    let of_metadata = super::objects::user_of(&charge.metadata);
-    of_metadata.or_else(|| owner(state, charge.customer.as_deref()?))
+    open.find(|dispute| disputed(dispute).and_then(|charge| whose(state, charge)) == Some(user)).cloned()
 }

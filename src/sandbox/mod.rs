@@ -39,12 +39,16 @@ use tokio::sync::{oneshot, watch};
 pub use self::{billing::AfterRetries, life::Happening};
 use self::{
     courier::Courier,
-    disk::Disk,
+    disk::{Disk, NotKept},
     objects::Endpoint,
     server::Site,
     state::{Shared, State},
 };
 use crate::activity::Activity;
+
+/// In seconds.
+const HOUR: i64 = 60 * 60;
+const DAY: i64 = 24 * HOUR;
 
 /// What a sandbox is started with.
 #[derive(Debug)]
@@ -101,8 +105,14 @@ pub enum SandboxError {
     #[error("{0}")]
     Impossible(&'static str),
     /// What happened may not be in the file.
-    #[error("{0}")]
-    NotKept(String),
+    #[error("the sandbox's file could not be written")]
+    NotKept,
+}
+
+impl From<NotKept> for SandboxError {
+    fn from(_: NotKept) -> Self {
+        Self::NotKept
+    }
 }
 
 /// How fast things happen that take hours at Stripe.

@@ -15,7 +15,7 @@ use super::{
     disk::NotKept,
     objects::{Delayed, Payer, Recurring, Session, Status},
     pay_page::{
-        self, Card, CardOutcome, DeclineReason, FieldError, FieldErrors, KeptFields, Method, PayState, PayView,
+        self, Card, CardOutcome, DeclineReason, FieldError, FieldErrors, KeptFields, Method, PayState, PayView, render,
     },
     server::Site,
 };
@@ -23,7 +23,7 @@ use super::{
 /// `GET /c/pay/{id}`
 pub(super) async fn show(id: Path<String>, site: Data<Site>) -> HttpResponse {
     match find(&site, &id).await {
-        Ok((session, email)) => page(StatusCode::OK, &view(&session, email)),
+        Ok((session, email)) => page(StatusCode::OK, render(&view(&session, email))),
         Err(refusal) => refusal,
     }
 }
@@ -52,10 +52,10 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
         Ok(Method::Free) if session.amount() == 0 => Payment::Now(Card::Pays),
         Ok(Method::Free) => {
             let errors = FieldErrors { method: Some(FieldError::NoMethod), ..FieldErrors::default() };
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
+            return unusable(errors, kept, &session, email);
         }
         Err((errors, kept)) => {
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &PayView { errors, kept, ..view(&session, email) });
+            return unusable(errors, kept, &session, email);
         }
     };
     let said = |text: String| Some(text).filter(|text| !text.is_empty());
@@ -74,6 +74,11 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     }
 }
 
+/// The form says nothing that could be done: the buyer may correct it.
+fn unusable(errors: FieldErrors, kept: KeptFields, session: &Session, email: Option<String>) -> HttpResponse {
+    page(StatusCode::UNPROCESSABLE_ENTITY, render(&PayView { errors, kept, ..view(session, email) }))
+}
+
 /// The card did not pay: the buyer may try another one.
 fn declined(
     site: &Site,
@@ -84,7 +89,7 @@ fn declined(
 ) -> HttpResponse {
     checkout::decline(&site.shared.look(), &session.id);
     let state = PayState::Declined(reason.sentence().to_owned());
-    page(StatusCode::PAYMENT_REQUIRED, &PayView { state, kept, ..view(session, email) })
+    page(StatusCode::PAYMENT_REQUIRED, render(&PayView { state, kept, ..view(session, email) }))
 }
 
 /// `POST /c/pay/{id}/settle`: the delayed payment arrives, or fails.
@@ -145,7 +150,7 @@ async fn find(site: &Site, id: &str) -> Result<(Session, Option<String>), HttpRe
 fn after(session: &Session, email: Option<String>) -> HttpResponse {
     match (session.status, session.delayed) {
         (Status::Complete, None | Some(Delayed::Waiting | Delayed::Arrived)) => see(&session.success_url()),
-        _ => page(StatusCode::OK, &view(session, email)),
+        _ => page(StatusCode::OK, render(&view(session, email))),
     }
 }
 
@@ -213,11 +218,12 @@ pub(super) fn is_same_origin(request: &HttpRequest) -> bool {
     host.is_some_and(|own| own == origin.as_bytes())
 }
 
-fn page(status: StatusCode, view: &PayView) -> HttpResponse {
+/// A page for a browser.
+pub(super) fn page(status: StatusCode, html: String) -> HttpResponse {
     HttpResponse::build(status)
         .content_type(ContentType::html())
         .insert_header((CONTENT_SECURITY_POLICY, pay_page::CONTENT_SECURITY_POLICY))
-        .body(pay_page::render(view))
+        .body(html)
 }
 
 /// Sends the browser on.

@@ -3,13 +3,13 @@
 use serde_json::{Map, Value};
 
 use super::{
+    HOUR,
     happenings::{Cause, happen, tell},
     objects::{Charge, Dispute, DisputeStatus, Metadata, Method, PaymentIntent, Refund, new_id},
     pay_page::Card,
     state::State,
 };
 
-const HOUR: i64 = 60 * 60;
 /// What wins a dispute, as at Stripe's test mode; anything else loses it.
 const WINNING: &str = "winning_evidence";
 

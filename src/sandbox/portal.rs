@@ -3,19 +3,19 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{CONTENT_SECURITY_POLICY, ContentType},
+    http::StatusCode,
     web::{Bytes, Data, Path},
 };
-use maud::{DOCTYPE, Markup, html};
+use maud::{Markup, html};
 use url::form_urlencoded;
 
 use super::{
     billing,
     changes::{self, End, NewItem, Proration},
     happenings::{Cause, happen},
-    objects::{Method, Portal, Price, Standing, Subscription},
-    pay::{foreign, interval, is_same_origin, not_kept, see, sentence},
-    pay_page::{self, Card, money},
+    objects::{Item, Method, Portal, Price, Standing, Subscription},
+    pay::{foreign, interval, is_same_origin, not_kept, page, see, sentence},
+    pay_page::{Card, document, money},
     server::Site,
     state::State,
 };
@@ -32,10 +32,7 @@ struct View {
 pub(super) async fn show(id: Path<String>, site: Data<Site>) -> HttpResponse {
     let view = view(&site.shared.look(), &id);
     match view {
-        Some(view) => HttpResponse::Ok()
-            .content_type(ContentType::html())
-            .insert_header((CONTENT_SECURITY_POLICY, pay_page::CONTENT_SECURITY_POLICY))
-            .body(page(&view).into_string()),
+        Some(view) => page(StatusCode::OK, render(&view)),
         None => gone(),
     }
 }
@@ -56,13 +53,13 @@ pub(super) async fn submit(request: HttpRequest, id: Path<String>, body: Bytes, 
     }
     match done {
         Some(true) => see(&format!("/p/session/{id}")),
-        Some(false) => sentence(actix_web::http::StatusCode::BAD_REQUEST, "This cannot be done now: look again."),
+        Some(false) => sentence(StatusCode::BAD_REQUEST, "This cannot be done now: look again."),
         None => gone(),
     }
 }
 
 fn gone() -> HttpResponse {
-    sentence(actix_web::http::StatusCode::NOT_FOUND, "There is no such portal page.")
+    sentence(StatusCode::NOT_FOUND, "There is no such portal page.")
 }
 
 fn view(state: &State, id: &str) -> Option<View> {
@@ -109,44 +106,27 @@ fn grant(state: &mut State, id: &str, wish: &str, subscription: &str, price: &st
     Some(true)
 }
 
-fn page(view: &View) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta name="robots" content="noindex";
-                title { "Your subscriptions (sandbox)" }
-                link rel="icon" href="/c/assets/icon.svg";
-                link rel="stylesheet" href="/c/assets/pay.css";
-                script src="/c/assets/pay.js" defer {}
-            }
-            body {
-                p.strip { strong { "Sandbox" } ": no real money" }
-                main {
-                    section.side.summary aria-labelledby="what" {
-                        div.column {
-                            @if let Some(url) = &view.portal.return_url {
-                                a.back href=(url) { span aria-hidden="true" { "← " } "Back to the shop" }
-                            }
-                            h1 #what { "Your subscriptions" }
-                            @if view.subscriptions.is_empty() { p { "There are none." } }
-                            @for subscription in &view.subscriptions { (facts(subscription)) }
-                        }
-                    }
-                    section.side.pay aria-labelledby="what-to-do" {
-                        div.column {
-                            h2 #what-to-do { "What you can change" }
-                            @for subscription in &view.subscriptions { (choices(view, subscription)) }
-                            (cards(view))
-                        }
-                    }
+fn render(view: &View) -> String {
+    let main = html! {
+        section.side.summary aria-labelledby="what" {
+            div.column {
+                @if let Some(url) = &view.portal.return_url {
+                    a.back href=(url) { span aria-hidden="true" { "← " } "Back to the shop" }
                 }
+                h1 #what { "Your subscriptions" }
+                @if view.subscriptions.is_empty() { p { "There are none." } }
+                @for subscription in &view.subscriptions { (facts(subscription)) }
             }
         }
-    }
+        section.side.pay aria-labelledby="what-to-do" {
+            div.column {
+                h2 #what-to-do { "What you can change" }
+                @for subscription in &view.subscriptions { (choices(view, subscription)) }
+                (cards(view))
+            }
+        }
+    };
+    document("Your subscriptions (sandbox)", &main)
 }
 
 fn facts(subscription: &Subscription) -> Markup {
@@ -186,7 +166,7 @@ fn until(subscription: &Subscription) -> String {
 
 fn choices(view: &View, subscription: &Subscription) -> Markup {
     let others = view.prices.iter().filter(|price| {
-        let is_current = |of: &super::objects::Item| changes::is_same(&of.price, price);
+        let is_current = |of: &Item| changes::is_same(&of.price, price);
         price.currency == subscription.currency() && !subscription.items.iter().any(is_current)
     });
     html! {

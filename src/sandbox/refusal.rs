@@ -1,11 +1,15 @@
 //! Errors in Stripe's shape: `{"error": {"type", "code", "message", "param"}}`.
 
+use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde_json::{Value, json};
 
+use super::disk::NotKept;
+
 /// Why a request to the API is not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub(super) struct Refusal {
-    pub(super) status: u16,
+    status: u16,
     kind: &'static str,
     code: Option<&'static str>,
     message: String,
@@ -78,7 +82,7 @@ impl Refusal {
         Self { status, kind: "invalid_request_error", code, message: message.into(), param: None }
     }
 
-    pub(super) fn body(&self) -> Value {
+    fn body(&self) -> Value {
         let mut error = json!({ "type": self.kind, "message": self.message });
         if let Some(fields) = error.as_object_mut() {
             if let Some(code) = self.code {
@@ -90,5 +94,21 @@ impl Refusal {
             }
         }
         json!({ "error": error })
+    }
+}
+
+impl From<NotKept> for Refusal {
+    fn from(error: NotKept) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl ResponseError for Refusal {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::build(self.status_code()).json(self.body())
     }
 }

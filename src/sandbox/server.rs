@@ -10,15 +10,12 @@ use std::{
 };
 
 use actix_web::{
-    App, HttpMessage, HttpRequest, HttpResponse, HttpServer,
+    App, HttpMessage, HttpRequest, HttpResponse, HttpServer, ResponseError,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
-    http::{
-        StatusCode,
-        header::{
-            AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue, HttpDate,
-            REFERRER_POLICY, TryIntoHeaderValue, X_CONTENT_TYPE_OPTIONS,
-        },
+    http::header::{
+        AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue, HttpDate,
+        REFERRER_POLICY, TryIntoHeaderValue, X_CONTENT_TYPE_OPTIONS,
     },
     middleware::{Next, from_fn},
     web::{self, Bytes, Data, PayloadConfig},
@@ -128,7 +125,7 @@ async fn guard(
             request.extensions_mut().insert(RequestId(id.clone()));
             next.call(request).await?.map_into_left_body()
         }
-        Err(refusal) => request.into_response(refuse(&refusal)).map_into_right_body(),
+        Err(refusal) => request.into_response(refusal.error_response()).map_into_right_body(),
     };
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -182,7 +179,7 @@ async fn call(request: HttpRequest, body: Result<Bytes, actix_web::Error>, site:
             }
             response
         }
-        Err(refusal) => refuse(&refusal),
+        Err(refusal) => refusal.error_response(),
     };
     let version = request.headers().get("stripe-version").cloned();
     let version = version.unwrap_or_else(|| HeaderValue::from_static(API_VERSION));
@@ -202,7 +199,7 @@ async fn answer(request: &HttpRequest, body: Result<Bytes, actix_web::Error>, si
         api::answer(state, &call, params)
     });
     let reply = done?;
-    receipt.kept().await.map_err(|error| Refusal::internal(error.to_string()))?;
+    receipt.kept().await?;
     Ok(reply)
 }
 
@@ -224,10 +221,4 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         Some(key) => Ok(Some(key)),
         None => Err(Refusal::invalid_request("An idempotency key has 1 to 255 characters.")),
     }
-}
-
-/// A refusal in Stripe's shape.
-pub(super) fn refuse(refusal: &Refusal) -> HttpResponse {
-    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    HttpResponse::build(status).json(refusal.body())
 }

@@ -108,32 +108,50 @@ pub(super) trait Held: Kept {
 }
 
 macro_rules! held {
-    ($($object:ty, $collection:ident;)*) => {
-        $(impl Held for $object {
+    ($($object:ty, $collection:ident, $kind:literal, $id:ident;)*) => {
+        $(impl Kept for $object {
+            const KIND: &'static str = $kind;
+
+            fn id(&self) -> &str {
+                &self.$id
+            }
+        }
+
+        impl Held for $object {
             fn all(state: &mut State) -> &mut Collection<Self> {
                 &mut state.$collection
             }
         })*
+
+        impl State {
+            fn take_in(&mut self, row: &Row) -> anyhow::Result<()> {
+                match row.kind.as_str() {
+                    $($kind => self.$collection.put(row.seq, serde_json::from_str(&row.json)?),)*
+                    _ => anyhow::bail!("unknown kind"),
+                }
+                Ok(())
+            }
+        }
     };
 }
 
 held! {
-    Session, sessions;
-    Customer, customers;
-    Event, events;
-    Endpoint, endpoints;
-    Pending, pending;
-    Answer, answers;
-    Subscription, subscriptions;
-    Invoice, invoices;
-    InvoicePayment, invoice_payments;
-    PaymentIntent, intents;
-    Charge, charges;
-    Refund, refunds;
-    Dispute, disputes;
-    Clock, clocks;
-    Shift, shifts;
-    Portal, portals;
+    Session, sessions, "session", id;
+    Customer, customers, "customer", id;
+    Event, events, "event", id;
+    Endpoint, endpoints, "endpoint", id;
+    Pending, pending, "pending", id;
+    Answer, answers, "answer", key;
+    Subscription, subscriptions, "subscription", id;
+    Invoice, invoices, "invoice", id;
+    InvoicePayment, invoice_payments, "invoice_payment", id;
+    PaymentIntent, intents, "payment_intent", id;
+    Charge, charges, "charge", id;
+    Refund, refunds, "refund", id;
+    Dispute, disputes, "dispute", id;
+    Clock, clocks, "test_clock", id;
+    Shift, shifts, "shift", id;
+    Portal, portals, "portal", id;
 }
 
 impl State {
@@ -172,41 +190,14 @@ impl State {
         };
         for row in rows {
             state.next_place = state.next_place.max(row.seq.saturating_add(1));
-            let (kind, id) = (row.kind.clone(), row.id.clone());
-            state.take_in(row).with_context(|| {
+            state.take_in(&row).with_context(|| {
+                let Row { kind, id, .. } = &row;
                 format!("the sandbox's file holds {kind} {id}, which cannot be read; remove the file to begin afresh")
             })?;
         }
         state.open = state.sessions.iter().filter_map(expiry).collect();
         state.due = state.pending.iter().map(|pending| (pending.due, pending.id.clone())).collect();
         Ok(state)
-    }
-
-    fn take_in(&mut self, row: Row) -> anyhow::Result<()> {
-        fn into<T: Held>(state: &mut State, row: &Row) -> anyhow::Result<()> {
-            let object: T = serde_json::from_str(&row.json)?;
-            T::all(state).put(row.seq, object);
-            Ok(())
-        }
-        match row.kind.as_str() {
-            Session::KIND => into::<Session>(self, &row),
-            Customer::KIND => into::<Customer>(self, &row),
-            Event::KIND => into::<Event>(self, &row),
-            Endpoint::KIND => into::<Endpoint>(self, &row),
-            Pending::KIND => into::<Pending>(self, &row),
-            Answer::KIND => into::<Answer>(self, &row),
-            Subscription::KIND => into::<Subscription>(self, &row),
-            Invoice::KIND => into::<Invoice>(self, &row),
-            InvoicePayment::KIND => into::<InvoicePayment>(self, &row),
-            PaymentIntent::KIND => into::<PaymentIntent>(self, &row),
-            Charge::KIND => into::<Charge>(self, &row),
-            Refund::KIND => into::<Refund>(self, &row),
-            Dispute::KIND => into::<Dispute>(self, &row),
-            Clock::KIND => into::<Clock>(self, &row),
-            Shift::KIND => into::<Shift>(self, &row),
-            Portal::KIND => into::<Portal>(self, &row),
-            _ => anyhow::bail!("unknown kind"),
-        }
     }
 
     /// Keeps an object, a new one or a new version of it.

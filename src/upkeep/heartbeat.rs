@@ -52,7 +52,7 @@ pub(super) async fn compare(upkeep: Upkeep) {
         let Ok(now) = upkeep.ledger.now().await else { continue };
         let leader = instances.iter().filter(|other| !is_dead(&upkeep, other, now)).map(|other| other.id).min();
         if leader == Some(upkeep.instance) {
-            upkeep.redriver.since(now - COMPARED, COMPARED_MAX, "comparison").await;
+            upkeep.redriver.compare(now - COMPARED, now - MARGIN, COMPARED_MAX).await;
         }
     }
 }

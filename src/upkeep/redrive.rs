@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Upkeep;
 use crate::{
-    cache::{Budget, Cache, Publication},
+    cache::{Budget, Cache, Publication, Published},
     clock,
     ledger::Ledger,
 };
@@ -82,12 +82,29 @@ impl Redriver {
     /// Shows everything changed since a moment, by the database's clock, newest first, at most so many. Gives whether it got
     /// through.
     pub(super) async fn since(&self, since: DateTime<Utc>, most: usize, why: &'static str) -> bool {
+        self.show(since, most, why).await.is_some()
+    }
+
+    /// The same as a matter of course. What the cache did not have although it changed before `settled`, and waits for nothing,
+    /// had been overlooked: that is drift.
+    pub(super) async fn compare(&self, since: DateTime<Utc>, settled: DateTime<Utc>, most: usize) {
+        let Some(news) = self.show(since, most, "comparison").await else { return };
+        let drifted = news.into_iter().filter(|changed_at| *changed_at < settled).count();
+        if drifted > 0 {
+            metrics::counter!("tollgate_cache_drift_total").increment(u64::try_from(drifted).unwrap_or(u64::MAX));
+            tracing::warn!(drifted, "the cache had drifted: readers are shown what they had not been");
+        }
+    }
+
+    /// Gives when those states changed that the cache did not have; none if it did not get through.
+    async fn show(&self, since: DateTime<Utc>, most: usize, why: &'static str) -> Option<Vec<DateTime<Utc>>> {
+        let mut news = Vec::new();
         let mut until = DateTime::<Utc>::MAX_UTC;
         let mut shown = 0;
         loop {
             // What is shown is as old as the question.
             let asked = clock::now();
-            let Ok(page) = self.ledger.changed_between(since, until, PAGE).await else { return false };
+            let page = self.ledger.changed_between(since, until, PAGE).await.ok()?;
             let epoch = self.ledger.epoch();
             for part in page.chunks(PIPELINE) {
                 let publications: Vec<_> = part
@@ -100,10 +117,10 @@ impl Redriver {
                     })
                     .collect();
                 let mut budget = Budget::new(PIPELINE_BUDGET);
-                if self.cache.publish_all(&publications, asked, &mut budget).await.is_err() {
-                    return false;
-                }
+                let published = self.cache.publish_all(&publications, asked, &mut budget).await.ok()?;
                 shown += part.len();
+                let met = part.iter().zip(published).filter(|(_, met)| *met == Published::Written);
+                news.extend(met.map(|(changed, _)| changed.changed_at));
             }
             let oldest = page.last().map(|changed| changed.changed_at);
             match oldest {
@@ -118,7 +135,7 @@ impl Redriver {
             metrics::counter!("tollgate_cache_redriven_total").increment(u64::try_from(shown).unwrap_or(u64::MAX));
             tracing::debug!(shown, why, "showed readers again what had changed");
         }
-        true
+        Some(news)
     }
 }
 

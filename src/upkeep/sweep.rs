@@ -97,8 +97,8 @@ pub(super) async fn count_parked(upkeep: Upkeep) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match upkeep.ledger.parked().await {
-            Ok(counts) => show_parked(&counts),
+        match tokio::try_join!(upkeep.ledger.parked(), upkeep.ledger.now()) {
+            Ok((counts, now)) => show_parked(&counts, now),
             Err(error) => tracing::debug!(%error, "parked events were not counted"),
         }
     }
@@ -119,7 +119,6 @@ pub(super) async fn count_fetches(upkeep: Upkeep) {
 
 /// A reason for which nothing waits any more must not stand there with its last number.
 fn show_fetches(counts: &[FetchCount], now: DateTime<Utc>) {
-    let number = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     for reason in FetchReason::ALL.map(FetchReason::as_str) {
         let count = counts.iter().find(|count| count.reason == reason);
         let oldest = count.and_then(|count| count.oldest).map_or(0, |oldest| (now - oldest).num_seconds());
@@ -128,22 +127,29 @@ fn show_fetches(counts: &[FetchCount], now: DateTime<Utc>) {
             .set(number(count.map_or(0, |count| count.waiting)));
         metrics::gauge!("tollgate_fetches_given_up", "reason" => reason)
             .set(number(count.map_or(0, |count| count.given_up)));
-        metrics::gauge!("tollgate_fetches_oldest_age", "reason" => reason).set(oldest);
+        metrics::gauge!("tollgate_fetches_oldest_seconds", "reason" => reason).set(oldest);
     }
 }
 
 /// A reason that nothing waits for any more must not stand there with its last number.
-fn show_parked(counts: &[ParkedCount]) {
+fn show_parked(counts: &[ParkedCount], now: DateTime<Utc>) {
     let show = |reason: &'static str, counted: &dyn Fn(&str) -> bool| {
-        let count: u64 = counts.iter().filter(|parked| counted(&parked.reason)).map(|parked| parked.count).sum();
+        let counts = || counts.iter().filter(|parked| counted(&parked.reason));
+        let oldest = counts().map(|parked| (now - parked.oldest).num_seconds()).max().unwrap_or(0);
         metrics::gauge!("tollgate_events_parked", "reason" => reason)
-            .set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+            .set(number(counts().map(|parked| parked.count).sum()));
+        metrics::gauge!("tollgate_events_parked_oldest_seconds", "reason" => reason)
+            .set(number(u64::try_from(oldest).unwrap_or(0)));
     };
     for reason in ParkReason::ALL {
         show(reason.as_str(), &|word| word == reason.as_str());
     }
     // Of a newer version, while both run.
     show("other", &|word| ParkReason::ALL.iter().all(|reason| reason.as_str() != word));
+}
+
+fn number(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -165,7 +171,7 @@ mod tests {
                     oldest: clock::now(),
                 })
                 .collect();
-            metrics::with_local_recorder(&recorder, || show_parked(&counts));
+            metrics::with_local_recorder(&recorder, || show_parked(&counts, clock::now()));
             recorder.handle().render()
         };
         let before = shown(&[("unknown_level", 3), ("of_a_newer_version", 2)]);

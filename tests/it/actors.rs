@@ -1,6 +1,9 @@
 //! The actor room by its public handle, over a ledger that fails where the test says so: order per user, bounds, and what is
 //! remembered after what.
 
+mod passivation;
+mod threads;
+
 use std::{
     cell::Cell,
     sync::{Arc, Barrier},
@@ -323,17 +326,8 @@ async fn a_full_queue_is_an_answer_and_not_a_wait() {
 }
 
 #[actix_web::test]
-async fn no_more_actors_live_than_may() {
-    let stage = Stage::new(ActorLimits { live_max: 2, ..LIMITS });
-    assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
-    assert_eq!(stage.apply(user(2), "evt_2").await, Ok(Outcome::Applied));
-    assert_eq!(stage.apply(user(3), "evt_3").await, Err(ApplyError::Busy));
-    assert_eq!(stage.apply(user(1), "evt_4").await, Ok(Outcome::Applied), "those that live go on");
-}
-
-#[actix_web::test]
 async fn an_idle_actor_is_let_go_and_the_next_message_finds_a_fresh_one() {
-    let stage = Stage::new(ActorLimits { idle: Duration::from_secs(1), ..LIMITS });
+    let stage = Stage::new(ActorLimits { idle: Duration::from_millis(50), ..LIMITS });
     assert_eq!(stage.apply(user(1), "evt_1").await, Ok(Outcome::Applied));
     assert_eq!(stage.entitlements.live(), 1);
     eventually(PATIENCE, "nobody lives", || async { stage.entitlements.live() == 0 }).await;
@@ -345,7 +339,7 @@ async fn an_idle_actor_is_let_go_and_the_next_message_finds_a_fresh_one() {
 
 #[actix_web::test]
 async fn an_actor_at_work_is_not_let_go() {
-    let stage = Stage::new(ActorLimits { idle: Duration::from_secs(1), ..LIMITS });
+    let stage = Stage::new(ActorLimits { idle: Duration::from_millis(50), ..LIMITS });
     assert_eq!(stage.apply(user(2), "evt_0").await, Ok(Outcome::Applied));
     stage.ledger.close_gate();
     let slow = stage.spawn(user(1), "evt_1");

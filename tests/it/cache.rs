@@ -148,7 +148,7 @@ async fn an_older_version_is_refused(cache: TestCache) {
     assert_eq!(cache.publish(user, &state("FREE", 6), "e1").await, Published::Written);
     assert_eq!(cache.publish(user, &state("PRO", 5), "e1").await, Published::NewerThere);
     assert_eq!(cache.get(user, "e1").await, Some(state("FREE", 6)));
-    assert_eq!(cache.publish(user, &state("TRIAL", 6), "e1").await, Published::Written, "the same version");
+    assert_eq!(cache.publish(user, &state("TRIAL", 6), "e1").await, Published::Again, "the same version");
     assert_eq!(cache.get(user, "e1").await, Some(state("TRIAL", 6)));
     assert_eq!(cache.publish(user, &state("PRO", 10), "e1").await, Published::Written, "as a number, not as a text");
     assert_eq!(cache.publish(user, &state("PRO", 9), "e1").await, Published::NewerThere);
@@ -179,7 +179,7 @@ async fn a_level_is_fresh_for_an_hour_at_most_and_its_version_outlives_it(cache:
     assert_eq!(cache.get_at(stale, user, "e1").await, None);
     assert_eq!(cache.publish_at(stale, publication(&older)).await, Published::NewerThere);
     assert_eq!(cache.get_at(stale, user, "e1").await, None);
-    assert_eq!(cache.publish_at(stale, publication(&pro)).await, Published::Written, "the same version, fresh again");
+    assert_eq!(cache.publish_at(stale, publication(&pro)).await, Published::Again, "the same version, fresh again");
     assert_eq!(cache.get_at(stale, user, "e1").await, Some(pro));
 }
 
@@ -193,8 +193,8 @@ async fn a_level_that_is_over_is_never_served(cache: TestCache) {
         }
     };
     let second = TimeDelta::seconds(1);
-    for over in [now - TimeDelta::days(2), now - second] {
-        assert_eq!(publish(until(over, 5)).await, Published::Written);
+    for (over, met) in [(now - TimeDelta::days(2), Published::Written), (now - second, Published::Again)] {
+        assert_eq!(publish(until(over, 5)).await, met);
         assert_eq!(cache.get_at(now, user, "e1").await, None, "over since {over}");
         assert_eq!(cache.get_at(now - second, user, "e1").await, None, "nor after the clock was set back");
         assert_eq!(publish(state("PRO", 4)).await, Published::NewerThere, "its version counts");

@@ -11,7 +11,9 @@
 
 mod harness;
 
+mod actix_facts;
 mod actors;
+mod alerts;
 mod by_hand;
 mod cache;
 mod catalogue;
@@ -27,6 +29,7 @@ mod expiry;
 mod faults;
 mod fetch;
 mod harness_self;
+mod least_rights;
 mod ledger;
 mod ledger_faults;
 mod ledger_file;

@@ -1,12 +1,14 @@
 //! The security checklist (docs/SECURITY.md), where no other test has it: what is said to pages, proxies and strangers.
 
+use std::sync::Arc;
+
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{
     event::SessionEvent,
-    raw::{Raw, status},
+    raw::{Raw, status, webhook},
     server::{Answer, SERVICE_TOKEN, World, client, session_token},
 };
 
@@ -141,27 +143,52 @@ async fn a_proxy_showed_the_admin_listener_to_the_world() {
     }
 }
 
+/// Three ways to have Stripe asked, each with a limit of its own.
 #[tokio::test]
 async fn one_address_is_limited_whoever_its_users_are() {
     let world = World::new().await;
     let settings = [("TOLLGATE_CHECKOUT_PER_ADDRESS", "3"), ("TOLLGATE_TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8")];
     let server = world.serve_with(&settings).await;
-    let ask = async |forwarded: &str| {
-        let request = client()
-            .post(server.url("/api/checkout/session"))
-            .bearer_auth(session_token(Uuid::new_v4()))
-            .header("X-Forwarded-For", forwarded)
-            .json(&json!({ "entitlementLevel": "PRO" }));
-        Answer::of(request).await
+    let checkout = async |user: Uuid, forwarded: &str| {
+        let request = client().post(server.url("/api/checkout/session")).bearer_auth(session_token(user));
+        Answer::of(request.header("X-Forwarded-For", forwarded).json(&json!({ "entitlementLevel": "PRO" }))).await
+    };
+    let portal = async |forwarded: &str| {
+        let request = client().post(server.url("/api/billing/portal")).bearer_auth(session_token(Uuid::new_v4()));
+        Answer::of(request.header("X-Forwarded-For", forwarded)).await
+    };
+    let look = async |(user, session): &(Uuid, String), forwarded: &str| {
+        let url = server.url(&format!("/api/checkout/session/{session}"));
+        Answer::of(client().get(url).bearer_auth(session_token(*user)).header("X-Forwarded-For", forwarded)).await
+    };
+    // What the client writes before the proxy's word changes nothing.
+    let forwarded = |n: usize| format!("192.0.2.{n}, 203.0.113.9, 10.0.0.7");
+    let assert_limited = |refused: Answer| {
+        refused.assert_error(429, "RATE_LIMITED");
+        assert!(refused.header("retry-after").unwrap().parse::<u32>().is_ok_and(|seconds| seconds >= 1));
     };
     for n in 0..3 {
-        // What the client writes before the proxy's word changes nothing.
-        assert_eq!(ask(&format!("192.0.2.{n}, 203.0.113.9, 10.0.0.7")).await.status, 200);
+        assert_eq!(checkout(Uuid::new_v4(), &forwarded(n)).await.status, 200);
+        portal(&forwarded(n)).await.assert_error(409, "NO_CUSTOMER");
     }
-    let refused = ask("203.0.113.9").await;
-    refused.assert_error(429, "RATE_LIMITED");
-    assert!(refused.header("retry-after").unwrap().parse::<u32>().is_ok_and(|seconds| seconds >= 1));
-    assert_eq!(ask("203.0.113.10").await.status, 200, "others are not held up");
+    assert_limited(checkout(Uuid::new_v4(), "203.0.113.9").await);
+    assert_limited(portal("203.0.113.9").await);
+    portal("203.0.113.10").await.assert_error(409, "NO_CUSTOMER");
+
+    let mut sessions = Vec::new();
+    for n in 0..19 {
+        let user = Uuid::new_v4();
+        let opened = checkout(user, &format!("198.51.100.{n}")).await;
+        sessions.push((user, opened.json["sessionId"].as_str().unwrap().to_owned()));
+    }
+    let (last, first) = sessions.split_last().unwrap();
+    for (n, session) in first.iter().enumerate() {
+        assert_eq!(look(session, &forwarded(n)).await.status, 200);
+    }
+    let asked = world.stripe.fetches();
+    assert_limited(look(last, "203.0.113.9").await);
+    assert_eq!(world.stripe.fetches(), asked, "Stripe is not asked");
+    assert_eq!(look(last, "203.0.113.10").await.json["state"], "open", "others are not held up, nor is the session");
 
     // A stranger's word is not believed: these all come from this machine, which is not limited.
     let server = world.serve_with(&[("TOLLGATE_CHECKOUT_PER_ADDRESS", "1")]).await;
@@ -172,6 +199,131 @@ async fn one_address_is_limited_whoever_its_users_are() {
             .header("X-Forwarded-For", "203.0.113.9")
             .json(&json!({ "entitlementLevel": "PRO" }));
         assert_eq!(Answer::of(request).await.status, 200);
+    }
+}
+
+/// A page may ask as often as it likes: what is limited is how often Stripe is asked for it.
+#[tokio::test]
+async fn a_users_looks_at_his_sessions_are_limited_where_stripe_is_asked() {
+    let world = World::new().await;
+    let server = world.serve_with(&[("TOLLGATE_CHECKOUT_PER_MINUTE", "1")]).await;
+    let user = Uuid::new_v4();
+    let opened = server.checkout(user, "PRO", None).await.json["sessionId"].as_str().unwrap().to_owned();
+    let more = "INSERT INTO checkout_sessions SELECT (jsonb_populate_record(s, jsonb_build_object('id', 'cs_test_more' || n, 'url', s.url || n))).* \
+                FROM checkout_sessions AS s, generate_series(1, 6) AS n";
+    world.database.execute(more).await;
+    let look = async |session: &str| {
+        let url = server.url(&format!("/api/checkout/session/{session}"));
+        Answer::of(client().get(url).bearer_auth(session_token(user))).await
+    };
+    assert_eq!(look(&opened).await.json["state"], "open");
+    for n in 1..6 {
+        assert_eq!(look(&format!("cs_test_more{n}")).await.status, 200);
+    }
+    let asked = world.stripe.fetches();
+    look("cs_test_more6").await.assert_error(429, "RATE_LIMITED");
+    for _ in 0..3 {
+        assert_eq!(look("cs_test_more5").await.status, 200, "what was answered a moment ago is told again");
+    }
+    assert_eq!((asked, world.stripe.fetches()), (6, 6));
+}
+
+/// Whoever is not Stripe costs one HMAC: nothing is asked of anybody, and Stripe is served beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_bad_signatures_costs_no_question_and_holds_up_nobody() {
+    const CONNECTIONS: usize = 8;
+    const EACH: usize = 125;
+    const GOOD: usize = 20;
+    let world = World::new().await;
+    let server = Arc::new(world.serve_with(&[("TOLLGATE_LOG", "info")]).await);
+    let deliver = async || {
+        let answer = server.deliver(&SessionEvent::paid(Uuid::new_v4()).json()).await;
+        assert_eq!(answer.json["processed"], true, "{}", answer.text);
+    };
+    // The script is loaded by the first.
+    deliver().await;
+    // What webhooks ask of Redis and of the ledger; what is asked beside them is something else.
+    let asked = async || {
+        let stats: String = world.redis.command(&["INFO", "commandstats"]).await;
+        let calls = |command: &str| {
+            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+            line.map_or(0, |line| line.split(',').next().unwrap().parse::<usize>().unwrap())
+        };
+        let entries = server.metric("tollgate_ledger_batch_size_sum").await;
+        (calls("get"), calls("hmget"), calls("evalsha"), entries)
+    };
+    let before = asked().await;
+    let flood = (0..CONNECTIONS).map(|_| {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let mut raw = Raw::open(&server).await;
+            let good = webhook(&server, &SessionEvent::paid(Uuid::new_v4()).json());
+            let forged = good.replacen("evt_", "evt-", 1);
+            for _ in 0..EACH {
+                raw.send(&forged).await;
+                assert_eq!(status(&raw.answer().await), 400);
+            }
+        })
+    });
+    let flood: Vec<_> = flood.collect();
+    for _ in 0..GOOD {
+        deliver().await;
+    }
+    for connection in flood {
+        connection.await.unwrap();
+    }
+    let after = asked().await;
+    // The script reads what it is about to replace.
+    assert_eq!(after.0 - before.0, 0, "no mark is looked for");
+    assert_eq!((after.1 - before.1, after.2 - before.2, after.3 - before.3), (GOOD, GOOD, GOOD));
+    let outcomes = Answer::of(client().get(server.admin_url("/metrics"))).await.text;
+    let refused = format!(r#"tollgate_webhook_events_total{{outcome="invalid_signature"}} {}"#, CONNECTIONS * EACH);
+    assert!(outcomes.contains(&refused), "{outcomes}");
+}
+
+/// SQL, and what no text of PostgreSQL's may hold, in every text of an event, one after the other: kept as it is, or refused.
+#[tokio::test]
+async fn sql_in_any_text_of_an_event_is_only_text() {
+    const TEXTS: [&str; 3] = ["'; DROP TABLE stripe_events; --", "\u{0}", "$1') RETURNING (SELECT 1); --"];
+    let world = World::new().await;
+    let server = world.serve_with(&[("TOLLGATE_LOG", "info")]).await;
+    let paths = paths_of_texts(&SessionEvent::subscribed(Uuid::new_v4()).json());
+    assert!(paths.len() >= 15, "{paths:?}");
+    for path in &paths {
+        for text in TEXTS {
+            let mut event = SessionEvent::subscribed(Uuid::new_v4()).json();
+            *event.pointer_mut(path).unwrap() = text.into();
+            let answer = server.deliver(&event).await;
+            assert!([200, 400].contains(&answer.status), "{text:?} at {path}: {}", answer.text);
+        }
+    }
+    let user = Uuid::new_v4();
+    let level = SessionEvent { level: TEXTS[0].into(), ..SessionEvent::paid(user) };
+    assert_eq!(server.deliver(&level.json()).await.json["parked"], true);
+    let kept = format!(
+        "SELECT payload::jsonb #>> '{{data,object,metadata,entitlementLevel}}' FROM stripe_events WHERE id = '{}'",
+        level.id
+    );
+    assert_eq!(world.database.value(&kept).await, TEXTS[0], "to the letter");
+    let gift = json!({ "id": Uuid::new_v4(), "level": "PRO", "until": "2099-01-01T00:00:00Z", "operator": TEXTS[0], "reason": TEXTS[2] });
+    let admin = |what: &str| server.admin_url(&format!("/api/admin/entitlements/{user}/{what}"));
+    assert_eq!(Answer::of(client().post(admin("grants")).json(&gift)).await.status, 200);
+    let history = Answer::of(client().get(admin("history"))).await.text;
+    assert!(history.contains(TEXTS[0]) && history.contains(TEXTS[2]), "{history}");
+    assert_eq!(server.checkout(user, TEXTS[0], Some(TEXTS[0])).await.status, 400);
+    assert_eq!(server.checkout(user, "TRIAL", Some(TEXTS[0])).await.status, 200);
+    assert_eq!(server.deliver(&SessionEvent::paid(user).json()).await.json["processed"], true, "all is still there");
+}
+
+/// Where in a value there are texts.
+fn paths_of_texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(_) => vec![String::new()],
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, inner)| paths_of_texts(inner).into_iter().map(move |path| format!("/{name}{path}")))
+            .collect(),
+        _ => vec![],
     }
 }
 
@@ -297,6 +449,6 @@ async fn what_strangers_write_stays_within_its_log_line() {
     assert!(!log.contains('\u{1b}'));
     // All but the words of the start that are for people.
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged") || line.starts_with('{')).collect();
-    assert!(lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+    assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
     assert!(server.log_lines().iter().all(|line| line["fields"]["message"] != "forged"));
 }

@@ -1,14 +1,21 @@
 //! Ends: asked once, asked twice, with clients that do not read and neighbours that do not answer.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use futures::{StreamExt, future::join_all, stream};
 use uuid::Uuid;
 
 use crate::harness::{
     PATIENCE, PostgresServer, RedisServer, TestDatabase,
     event::SessionEvent,
     eventually,
-    raw::{Raw, status, webhook_head},
+    raw::{Raw, status, webhook},
     server::{Answer, TestServer, World, client},
     stripe::StandInStripe,
 };
@@ -106,14 +113,12 @@ async fn a_stop_does_not_wait_for_neighbours_that_do_not_answer() {
     let postgres = PostgresServer::start_own().await;
     let database = TestDatabase::on(&postgres).await;
     let world = World { database, redis: RedisServer::start().await, stripe: StandInStripe::start().await };
-    let server = world.serve_with(&[("TOLLGATE_SHUTDOWN_TIMEOUT", "3s")]).await;
+    let server = world.serve_with(&[("TOLLGATE_SHUTDOWN_TIMEOUT", "1s")]).await;
     assert_eq!(server.deliver(&SessionEvent::paid(Uuid::new_v4()).json()).await.status, 200);
     postgres.pause().await;
     world.redis.pause().await;
-    let body = serde_json::to_string(&SessionEvent::paid(Uuid::new_v4()).json()).unwrap();
-    let head = webhook_head(&server.sign(body.as_bytes()), &format!("Content-Length: {}\r\n", body.len()));
     let mut delivery = Raw::open(&server).await;
-    delivery.send(format!("{head}{body}")).await;
+    delivery.send(webhook(&server, &SessionEvent::paid(Uuid::new_v4()).json())).await;
     server.signal("TERM").await;
     server.ended().await;
     let answer = delivery.rest().await;
@@ -122,48 +127,108 @@ async fn a_stop_does_not_wait_for_neighbours_that_do_not_answer() {
     world.redis.resume().await;
 }
 
-/// On connections that are kept, at several instants.
+/// On connections that are kept. Each server is told at an instant of its own, in the middle of what several clients have begun.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whenever_it_is_stopped_each_200_is_in_the_ledger() {
+    const STOPS: usize = 25;
+    const AT_ONCE: usize = 5;
     let world = World::new().await;
-    let mut acknowledged = Vec::new();
-    for after in [1, 7, 40] {
-        let server = Arc::new(world.serve_with(&[NEVER]).await);
-        let (acks, mut seen) = tokio::sync::mpsc::unbounded_channel();
-        let clients: Vec<_> = (0..8)
-            .map(|_| {
-                let (server, acks) = (Arc::clone(&server), acks.clone());
-                tokio::spawn(async move {
-                    let mut raw = Raw::open(&server).await;
-                    loop {
-                        let event = SessionEvent::paid(Uuid::new_v4());
-                        let body = serde_json::to_string(&event.json()).unwrap();
-                        let length = format!("Content-Length: {}\r\n", body.len());
-                        let head = webhook_head(&server.sign(body.as_bytes()), &length);
-                        raw.send(format!("{head}{body}")).await;
-                        match status(&raw.answer().await) {
-                            200 => acks.send(event.id).unwrap(),
-                            0 => return,
-                            _ => {}
-                        }
-                    }
-                })
-            })
-            .collect();
-        drop(acks);
-        for _ in 0..after {
-            acknowledged.push(seen.recv().await.unwrap());
-        }
-        server.signal("TERM").await;
-        while let Some(event) = seen.recv().await {
-            acknowledged.push(event);
-        }
-        for client in clients {
-            client.await.unwrap();
-        }
-        assert_eq!(server.ended().await, 0, "{}", server.log());
-    }
+    drop(world.serve().await);
+    let acknowledged: Vec<String> = stream::iter(0..STOPS)
+        .map(|stop| stopped_in_the_middle(&world, stop))
+        .buffer_unordered(AT_ONCE)
+        .flat_map(stream::iter)
+        .collect()
+        .await;
     let list = acknowledged.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
     let kept = format!("SELECT count(*) FROM stripe_events WHERE outcome = 'applied' AND id IN ({list})");
     assert_eq!(world.database.value(&kept).await, acknowledged.len().to_string());
+}
+
+/// The events that a server acknowledged before it ended.
+async fn stopped_in_the_middle(world: &World, stop: usize) -> Vec<String> {
+    const CLIENTS: usize = 8;
+    let small = [("TOLLGATE_HTTP_WORKERS", "1"), ("TOLLGATE_ACTOR_THREADS", "1"), ("TOLLGATE_MIGRATE", "false")];
+    // A delay changes nothing of it.
+    let delay = ("TOLLGATE_DRAIN_DELAY", ["0s", "30ms"][stop % 2]);
+    let server = Arc::new(world.serve_with(&[&small[..], &[NEVER, delay]].concat()).await);
+    let (acks, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let clients = join_all((0..CLIENTS).map(|_| {
+        let (server, acks) = (Arc::clone(&server), acks.clone());
+        tokio::spawn(async move {
+            let mut raw = Raw::open(&server).await;
+            loop {
+                let event = SessionEvent::paid(Uuid::new_v4());
+                raw.send(webhook(&server, &event.json())).await;
+                match status(&raw.answer().await) {
+                    200 => acks.send(event.id).unwrap(),
+                    0 => return,
+                    _ => {}
+                }
+            }
+        })
+    }));
+    drop(acks);
+    let mut acknowledged = Vec::new();
+    for _ in 0..rand::random_range(1..30) {
+        acknowledged.push(seen.recv().await.unwrap());
+    }
+    tokio::time::sleep(rand::random_range(Duration::ZERO..Duration::from_millis(10))).await;
+    server.signal("TERM").await;
+    while let Some(event) = seen.recv().await {
+        acknowledged.push(event);
+    }
+    clients.await.into_iter().for_each(Result::unwrap);
+    assert_eq!(server.ended().await, 0, "{}", server.log());
+    acknowledged
+}
+
+/// A balancer sends on until it has seen red. Whatever came by then is answered, on new connections and on kept ones, and on these with
+/// the word that it was the last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_before_a_balancer_saw_red_is_answered() {
+    const LAST: &str = "connection: close";
+    let world = World::new().await;
+    let server = world.serve_with(&[("TOLLGATE_SHUTDOWN_TIMEOUT", "10m"), ("TOLLGATE_DRAIN_DELAY", "5m")]).await;
+    let (server, red) = (Arc::new(server), Arc::new(AtomicBool::new(false)));
+    let load = (0..8).map(|client| {
+        let (server, red) = (Arc::clone(&server), Arc::clone(&red));
+        tokio::spawn(async move {
+            let keeps = client % 2 == 0;
+            let (mut raw, mut answered) = (Raw::open(&server).await, 0);
+            while !red.load(Ordering::Acquire) {
+                raw.send(webhook(&server, &SessionEvent::paid(Uuid::new_v4()).json())).await;
+                let answer = raw.answer().await;
+                assert_eq!(status(&answer), 200, "{answer}");
+                answered += 1;
+                if !keeps || answer.contains(LAST) {
+                    raw = Raw::open(&server).await;
+                }
+            }
+            answered
+        })
+    });
+    let load: Vec<_> = load.collect();
+    let applied = "SELECT count(*) FROM stripe_events WHERE outcome = 'applied'";
+    let taken = async || world.database.value(applied).await.parse::<usize>().unwrap();
+    eventually(PATIENCE, "the load runs", || async { taken().await > 20 }).await;
+    server.signal("TERM").await;
+    eventually(PATIENCE, "readiness is red", || async {
+        let ready = Answer::of(client().get(server.url("/health/ready"))).await;
+        ready.status == 503 && ready.text.contains("stopping")
+    })
+    .await;
+    red.store(true, Ordering::Release);
+    let mut answered = 0;
+    for client in load {
+        answered += client.await.unwrap();
+    }
+    assert_eq!(taken().await, answered);
+    let mut late = Raw::open(&server).await;
+    late.send(webhook(&server, &SessionEvent::paid(Uuid::new_v4()).json())).await;
+    let answer = late.answer().await;
+    assert!(status(&answer) == 200 && answer.contains(LAST), "{answer}");
+    assert_eq!(late.rest().await, "", "and it was");
+    server.signal("TERM").await;
+    assert_ne!(server.ended().await, 0, "who is told twice does not wait for balancers");
 }

@@ -9,17 +9,13 @@ use uuid::Uuid;
 use super::{
     super::{
         admin::{self, Client, Connection, Refusal},
-        print, user,
+        print,
     },
     Grant,
 };
 use crate::{
     config::{self, AdminConfig},
-    domain::{
-        by_hand::Line,
-        id::{InvalidId, UserId},
-        level::Level,
-    },
+    domain::{by_hand::Line, id::UserId, level::Level},
 };
 
 /// Whose doing it is, and why.
@@ -46,10 +42,10 @@ pub struct GrantArgs {
     #[command(flatten)]
     connection: Connection,
     /// To whom: a UUID
-    #[arg(long, value_name = "UUID", value_parser = user)]
+    #[arg(long, value_name = "UUID", value_parser = UserId::parse)]
     user: UserId,
     /// A level of the catalogue, such as PRO
-    #[arg(long, value_parser = level)]
+    #[arg(long, value_parser = Level::parse)]
     level: Level,
     #[command(flatten)]
     end: End,
@@ -77,7 +73,7 @@ pub struct RevokeArgs {
     #[command(flatten)]
     connection: Connection,
     /// From whom: a UUID
-    #[arg(long, value_name = "UUID", value_parser = user)]
+    #[arg(long, value_name = "UUID", value_parser = UserId::parse)]
     user: UserId,
     #[command(flatten)]
     which: Which,
@@ -156,10 +152,6 @@ pub(super) async fn revoke(args: &RevokeArgs, config: AdminConfig) -> anyhow::Re
 /// Whether the server has said that nothing happened.
 fn is_certain(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Refusal>().is_some_and(|refusal| !matches!(&*refusal.code, "UNAVAILABLE" | "INTERNAL"))
-}
-
-fn level(text: &str) -> Result<Level, InvalidId> {
-    Level::parse(text)
 }
 
 fn line(text: &str) -> Result<Line, &'static str> {

@@ -7,12 +7,9 @@ use serde_json::{Value, json};
 use super::super::{
     admin::{self, Client, Connection, plain},
     events::table::when,
-    print, user,
+    print,
 };
 use crate::{config::AdminConfig, domain::id::UserId};
-
-/// Most entries of one answer of the server's.
-const PAGE: u32 = 200;
 
 /// Arguments of `entitlements history`.
 #[derive(Debug, clap::Args)]
@@ -20,7 +17,7 @@ pub struct Args {
     #[command(flatten)]
     connection: Connection,
     /// Whose: a UUID
-    #[arg(long, value_name = "UUID", value_parser = user)]
+    #[arg(long, value_name = "UUID", value_parser = UserId::parse)]
     user: UserId,
     /// Only what came before this version
     #[arg(long, value_name = "VERSION")]
@@ -53,18 +50,13 @@ struct Entry {
 
 pub(super) async fn run(args: &Args, config: AdminConfig) -> anyhow::Result<()> {
     let client = Client::new(&args.connection, config)?;
-    let (mut history, mut next) = (Vec::new(), args.before);
-    loop {
-        let left = args.limit.saturating_sub(u32::try_from(history.len()).unwrap_or(u32::MAX));
-        let mut query = vec![("limit", left.min(PAGE).to_string())];
-        query.extend(next.map(|version| ("before", version.to_string())));
-        let page: Page = client.get(&format!("entitlements/{}/history", args.user), &query).await?;
-        history.extend(page.history);
-        next = page.next;
-        if next.is_none() || u32::try_from(history.len()).is_ok_and(|count| count >= args.limit) {
-            break;
-        }
-    }
+    let (history, next) = admin::pages(args.limit, args.before, async |limit, before: Option<u64>| {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(before.map(|version| ("before", version.to_string())));
+        let Page { history, next } = client.get(&format!("entitlements/{}/history", args.user), &query).await?;
+        Ok((history, next))
+    })
+    .await?;
     if args.connection.json {
         return print(admin::json(&json!({ "history": history, "next": next }), false)?);
     }

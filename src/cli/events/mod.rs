@@ -14,16 +14,13 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure,
     admin::{self, Client, Connection, plain},
-    block_on, print, user,
+    block_on, print,
 };
 use crate::{
     config::{self, AdminConfig},
     domain::id::{EventId, UserId},
     ledger::Standing,
 };
-
-/// Most events of one answer of the server's.
-const PAGE: u32 = 200;
 
 /// What can be done with events.
 #[derive(Debug, Subcommand)]
@@ -51,7 +48,7 @@ pub struct ListArgs {
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
     /// Whose: a UUID
-    #[arg(long, value_name = "UUID", value_parser = user)]
+    #[arg(long, value_name = "UUID", value_parser = UserId::parse)]
     user: Option<UserId>,
     /// Received since then: so long ago, such as 2d, or a moment, such as 2026-01-31T10:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = since)]
@@ -67,7 +64,7 @@ pub struct ShowArgs {
     #[command(flatten)]
     connection: Connection,
     /// Its id
-    #[arg(value_name = "EVT", value_parser = event_id)]
+    #[arg(value_name = "EVT", value_parser = EventId::parse)]
     id: EventId,
 }
 
@@ -98,19 +95,14 @@ async fn list(args: &ListArgs, config: AdminConfig) -> anyhow::Result<()> {
     filter("user", args.user.map(|user| user.to_string()));
     filter("since", args.since.map(|since| since.to_rfc3339_opts(SecondsFormat::Secs, true)));
 
-    let (mut events, mut next) = (Vec::new(), None);
-    loop {
-        let left = args.limit.saturating_sub(u32::try_from(events.len()).unwrap_or(u32::MAX));
+    let (events, next) = admin::pages(args.limit, None, async |limit, cursor: Option<String>| {
         let mut query = filters.clone();
-        query.push(("limit", left.min(PAGE).to_string()));
-        query.extend(next.take().map(|cursor| ("cursor", cursor)));
-        let page: Page = client.get("events", &query).await?;
-        events.extend(page.events);
-        next = page.next;
-        if next.is_none() || u32::try_from(events.len()).is_ok_and(|count| count >= args.limit) {
-            break;
-        }
-    }
+        query.push(("limit", limit.to_string()));
+        query.extend(cursor.map(|cursor| ("cursor", cursor)));
+        let Page { events, next } = client.get("events", &query).await?;
+        Ok((events, next))
+    })
+    .await?;
     if args.connection.json {
         return print(admin::json(&json!({ "events": events, "next": next }), false)?);
     }
@@ -160,10 +152,6 @@ fn unknown(error: anyhow::Error) -> anyhow::Error {
         return error.context("the inbox has no such event");
     }
     error
-}
-
-fn event_id(text: &str) -> Result<EventId, crate::domain::id::InvalidId> {
-    EventId::parse(text)
 }
 
 fn outcome(text: &str) -> Result<Standing, &'static str> {

@@ -5,7 +5,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::event_id;
 use crate::{
     cli::{
         admin::{self, Client, Connection, Refusal, plain},
@@ -21,7 +20,7 @@ pub struct Args {
     #[command(flatten)]
     connection: Connection,
     /// Their ids
-    #[arg(value_name = "EVT", value_parser = event_id, required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "EVT", value_parser = EventId::parse, required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<EventId>,
     /// Everything that is parked
     #[arg(long)]

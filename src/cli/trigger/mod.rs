@@ -14,10 +14,10 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::{Failure, block_on, print, server, user};
+use super::{Failure, admin, block_on, print, server};
 use crate::{
     config::WebhookSecretConfig,
-    domain::id::{EventId, InvalidId, SessionId, UserId},
+    domain::id::{EventId, SessionId, UserId},
     intake::signature,
 };
 
@@ -108,16 +108,16 @@ pub struct Args {
     #[arg(value_name = "EVENT TYPE", value_enum)]
     kind: Kind,
     /// Whose purchase: a UUID
-    #[arg(long, value_name = "UUID", value_parser = user)]
+    #[arg(long, value_name = "UUID", value_parser = UserId::parse)]
     user: UserId,
     /// What was bought; may be a level that is not in the catalogue
     #[arg(long, default_value = "PRO")]
     level: String,
     /// The event's id, to deliver an event again; a new one where absent
-    #[arg(long, value_name = "EVT", value_parser = event_id)]
+    #[arg(long, value_name = "EVT", value_parser = EventId::parse)]
     event_id: Option<EventId>,
     /// The session's id, for several events about one purchase: its subscription, payment and invoice are named after it; a new one where absent
-    #[arg(long, value_name = "CS", value_parser = session_id)]
+    #[arg(long, value_name = "CS", value_parser = SessionId::parse)]
     session: Option<SessionId>,
     /// Where the server answers
     #[arg(long, default_value = "http://127.0.0.1:3000", value_parser = server)]
@@ -191,7 +191,7 @@ async fn deliver(args: &Args, secret: &SecretString) -> anyhow::Result<()> {
         if args.json {
             let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
             let line = Delivery { delivery, event_id: &event_id, status: status.as_u16(), body };
-            print(serde_json::to_string(&line)?)?;
+            print(admin::json(&line, false)?)?;
         } else {
             // Whatever answers there, it may not command the terminal.
             let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -207,14 +207,6 @@ async fn deliver(args: &Args, secret: &SecretString) -> anyhow::Result<()> {
 
 fn now() -> i64 {
     Utc::now().timestamp()
-}
-
-fn event_id(text: &str) -> Result<EventId, InvalidId> {
-    EventId::parse(text)
-}
-
-fn session_id(text: &str) -> Result<SessionId, InvalidId> {
-    SessionId::parse(text)
 }
 
 #[cfg(test)]

@@ -5,27 +5,20 @@ use actix_web::{
     web::{Data, Payload},
 };
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{admit, events::address, overview::GrantAnswer, private};
+use super::{address, admit, overview::GrantAnswer, query, read, user};
 use crate::{
     domain::{
         by_hand::{Line, Remark},
-        id::UserId,
         level::Level,
     },
     http::{ApiError, ErrorBody, Shared, body, time},
     operators::{Gift, HistoryEntry, Taking},
 };
-
-/// Longest request that is taken, in bytes.
-const BODY_BYTES_MAX: usize = 4096;
-
-const LIMIT_DEFAULT: u32 = 50;
-const LIMIT_MAX: u32 = 200;
 
 /// A level to be given.
 #[derive(Deserialize, ToSchema)]
@@ -185,7 +178,7 @@ pub(super) async fn give(
         created,
         "an operator gave a level by hand"
     );
-    Ok(private(&GrantedAnswer { created, grant: GrantAnswer::from(&grant) }))
+    Ok(body::private(&GrantedAnswer { created, grant: GrantAnswer::from(&grant) }))
 }
 
 /// Takes back what was given by hand
@@ -235,7 +228,7 @@ pub(super) async fn take(
             "an operator took a level back that had been given by hand"
         );
     }
-    Ok(private(&RevokedAnswer { revoked: taken.iter().map(GrantAnswer::from).collect() }))
+    Ok(body::private(&RevokedAnswer { revoked: taken.iter().map(GrantAnswer::from).collect() }))
 }
 
 /// Tells how a user's entitlement changed, and whose doing it was
@@ -261,25 +254,8 @@ pub(super) async fn history(state: Data<Shared>, request: HttpRequest) -> Result
     let user = user(&request)?;
     let (before, limit) = page(request.query_string())?;
     let entries = state.operators.history(user, before, limit).await?;
-    let is_full = u32::try_from(entries.len()).is_ok_and(|length| length >= limit);
-    let next = entries.last().filter(|_| is_full).map(|entry| entry.version);
-    Ok(private(&HistoryAnswer { history: entries.into_iter().map(HistoryEntryAnswer::from).collect(), next }))
-}
-
-async fn read<T: DeserializeOwned>(
-    state: &Shared,
-    request: &HttpRequest,
-    payload: Payload,
-    wrong: ApiError,
-) -> Result<T, ApiError> {
-    body::require_json(request)?;
-    let body = body::read(request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
-    serde_json::from_slice(&body.bytes).map_err(|_| wrong)
-}
-
-fn user(request: &HttpRequest) -> Result<UserId, ApiError> {
-    let user = request.match_info().get("userId").and_then(|id| UserId::parse(id).ok());
-    user.ok_or(ApiError::InvalidRequest("The user id must be a UUID"))
+    let next = query::last_of_full(&entries, limit).map(|entry| entry.version);
+    Ok(body::private(&HistoryAnswer { history: entries.into_iter().map(HistoryEntryAnswer::from).collect(), next }))
 }
 
 fn remark(operator: &str, reason: &str) -> Result<Remark, ApiError> {
@@ -290,15 +266,15 @@ fn remark(operator: &str, reason: &str) -> Result<Remark, ApiError> {
     })
 }
 
-fn page(query: &str) -> Result<(Option<u64>, u32), ApiError> {
+fn page(text: &str) -> Result<(Option<u64>, u32), ApiError> {
     const WRONG: ApiError =
         ApiError::InvalidRequest("The query may hold limit, a number from 1 to 200, and before, a version, each once");
 
     let (mut before, mut limit) = (None, None);
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         match &*name {
             "limit" if limit.is_none() => {
-                limit = Some(value.parse().ok().filter(|n| (1..=LIMIT_MAX).contains(n)).ok_or(WRONG)?);
+                limit = Some(query::limit(&value).ok_or(WRONG)?);
             }
             "before" if before.is_none() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 before = Some(value.parse().map_err(|_| WRONG)?);
@@ -306,7 +282,7 @@ fn page(query: &str) -> Result<(Option<u64>, u32), ApiError> {
             _ => return Err(WRONG),
         }
     }
-    Ok((before, limit.unwrap_or(LIMIT_DEFAULT)))
+    Ok((before, limit.unwrap_or(query::LIMIT_DEFAULT)))
 }
 
 #[cfg(test)]

@@ -9,15 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{admit, private, query};
+use super::{address, admit, query, read};
 use crate::{
     domain::{event::ParkReason, id::UserId},
     http::{ApiError, ErrorBody, Shared, body, time},
     operators::{InboxEvent, Replayed, StoredEvent, Tried},
 };
-
-/// Longest request that is taken, in bytes.
-const BODY_BYTES_MAX: usize = 4096;
 
 /// An event as it stands.
 #[derive(Serialize, ToSchema)]
@@ -173,8 +170,8 @@ pub(super) async fn list(state: Data<Shared>, request: HttpRequest) -> Result<Ht
     admit(&state, &request)?;
     let (filter, limit) = query::read(request.query_string())?;
     let page = state.operators.events(&filter, limit).await?;
-    let next = query::next(&page, limit);
-    Ok(private(&EventsAnswer { events: page.into_iter().map(EventAnswer::from).collect(), next }))
+    let next = query::last_of_full(&page, limit).map(|last| query::cursor(&last.place()));
+    Ok(body::private(&EventsAnswer { events: page.into_iter().map(EventAnswer::from).collect(), next }))
 }
 
 /// Shows one event
@@ -206,7 +203,7 @@ pub(super) async fn show(state: Data<Shared>, request: HttpRequest) -> Result<Ht
         );
     }
     let explanation = event.reason.as_deref().and_then(explanation);
-    Ok(private(&EventDetail { event: event.into(), explanation, payload }))
+    Ok(body::private(&EventDetail { event: event.into(), explanation, payload }))
 }
 
 /// Tries a parked event again, now
@@ -237,7 +234,7 @@ pub(super) async fn replay(state: Data<Shared>, request: HttpRequest) -> Result<
         "an operator had a parked event tried again"
     );
     let explanation = reason.as_deref().and_then(explanation);
-    Ok(private(&ReplayAnswer { id, outcome, reason, explanation }))
+    Ok(body::private(&ReplayAnswer { id, outcome, reason, explanation }))
 }
 
 /// Tries parked events again, some at each call
@@ -258,28 +255,22 @@ pub(super) async fn replay_many(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
+    const WRONG: ApiError = ApiError::InvalidRequest("The body may hold reason and cursor, both texts");
+
     admit(&state, &request)?;
-    body::require_json(&request)?;
-    let body = body::read(&request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
-    let wrong = ApiError::InvalidRequest("The body may hold reason and cursor, both texts");
-    let ReplayRequest { reason, cursor } = serde_json::from_slice(&body.bytes).map_err(|_| wrong.clone())?;
+    let ReplayRequest { reason, cursor } = read(&state, &request, payload, WRONG).await?;
     if reason.as_deref().is_some_and(|reason| query::word(reason).is_none()) {
-        return Err(wrong);
+        return Err(WRONG);
     }
-    let after = cursor.map(|cursor| query::read_cursor(&cursor).ok_or(wrong)).transpose()?;
+    let after = cursor.map(|cursor| query::read_cursor(&cursor).ok_or(WRONG)).transpose()?;
     let replayed = state.operators.replay_many(reason, after).await?;
     let (tried, applied) = (replayed.tried, replayed.applied);
     tracing::info!(operator.address = address(&request), tried, applied, "an operator had parked events tried again");
-    Ok(private(&ReplayManyAnswer::from(replayed)))
+    Ok(body::private(&ReplayManyAnswer::from(replayed)))
 }
 
 fn id(request: &HttpRequest) -> Result<&str, ApiError> {
     request.match_info().get("id").filter(|id| !id.contains('\0')).ok_or(ApiError::NotFound)
-}
-
-/// Whose doing it is, for the log.
-pub(super) fn address(request: &HttpRequest) -> Option<impl tracing::Value> {
-    request.peer_addr().map(tracing::field::display)
 }
 
 /// What a reason means, for people.

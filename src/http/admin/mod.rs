@@ -6,22 +6,21 @@
 
 mod by_hand;
 mod events;
+#[cfg(feature = "fail-points")]
+mod fail_points;
 mod overview;
 mod query;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{
-        StatusCode,
-        header::{CACHE_CONTROL, HeaderValue},
-    },
-    web::{self, Data, ServiceConfig},
+    web::{self, Data, Payload, ServiceConfig},
 };
-use serde::Serialize;
+use serde::de::DeserializeOwned;
 use url::Url;
 use utoipa::OpenApi;
 
-use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken, post, route::Route, site};
+use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken, post, route::Route, site, user_id};
+use crate::domain::id::UserId;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -30,7 +29,17 @@ use super::{ApiError, Shared, body, caller, get, not_found, openapi::AdminToken,
         description = "What the admin listener answers. Where `TOLLGATE_ADMIN_TOKEN` is set, each request carries it. Every \
                        response has `X-Request-Id`; every error is `{\"error\", \"code\"}`.",
     ),
-    paths(events::list, events::show, events::replay, events::replay_many, overview::user, by_hand::give, by_hand::take, by_hand::history, overview::summary),
+    paths(
+        events::list,
+        events::show,
+        events::replay,
+        events::replay_many,
+        overview::user,
+        by_hand::give,
+        by_hand::take,
+        by_hand::history,
+        overview::summary,
+    ),
     components(schemas(super::ErrorBody)),
     modifiers(&AdminToken),
     tags((name = "admin", description = "For operators")),
@@ -39,6 +48,9 @@ pub(super) struct Contract;
 
 /// Everything below `/api/admin`.
 pub(super) fn routes(app: &mut ServiceConfig) {
+    #[cfg(feature = "fail-points")]
+    app.route(fail_points::PATH, web::get().to(fail_points::hits))
+        .route(fail_points::PATH, web::post().to(fail_points::arm));
     app.service(get(Route::AdminEvents, events::list))
         .service(post(Route::AdminReplayMany, events::replay_many))
         .service(get(Route::AdminEvent, events::show))
@@ -54,7 +66,13 @@ pub(super) fn routes(app: &mut ServiceConfig) {
 /// All metrics, in Prometheus' text format.
 pub(super) async fn all_metrics(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     admit(&state, &request)?;
-    metrics::gauge!("tollgate_http_body_bytes").set(f64::from(u32::try_from(state.bodies.taken()).unwrap_or(u32::MAX)));
+    let under_way = state.webhooks_in_flight_max.saturating_sub(state.webhooks_in_flight.available_permits());
+    for (gauge, value) in [
+        (metrics::gauge!("tollgate_http_body_bytes"), state.bodies.taken()),
+        (metrics::gauge!("tollgate_webhooks_in_flight"), under_way),
+    ] {
+        gauge.set(f64::from(u32::try_from(value).unwrap_or(u32::MAX)));
+    }
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body((state.render_metrics)()))
 }
 
@@ -81,9 +99,27 @@ const NOT_LOCAL: ApiError = ApiError::NotFromThere(
     "Without TOLLGATE_ADMIN_TOKEN this is answered as localhost or 127.0.0.1 only, on the machine itself",
 );
 
-/// An answer that no cache keeps: it tells of people and their purchases.
-fn private(body: &impl Serialize) -> HttpResponse {
-    let mut response = body::json(StatusCode::OK, body);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    response
+/// Longest request that is taken, in bytes.
+const BODY_BYTES_MAX: usize = 4096;
+
+/// What an operator asks for, in JSON; `wrong` refuses anything else.
+async fn read<T: DeserializeOwned>(
+    state: &Shared,
+    request: &HttpRequest,
+    payload: Payload,
+    wrong: ApiError,
+) -> Result<T, ApiError> {
+    body::require_json(request)?;
+    let body = body::read(request, payload, BODY_BYTES_MAX, state.body_timeout, &state.bodies).await?;
+    serde_json::from_slice(&body.bytes).map_err(|_| wrong)
+}
+
+/// The user whom an operator asks about.
+fn user(request: &HttpRequest) -> Result<UserId, ApiError> {
+    user_id(request.match_info().query("userId"))
+}
+
+/// Whose doing it is, for the log.
+fn address(request: &HttpRequest) -> Option<impl tracing::Value> {
+    request.peer_addr().map(tracing::field::display)
 }

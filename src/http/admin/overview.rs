@@ -6,10 +6,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{admit, events::EventAnswer, private};
+use super::{admit, events::EventAnswer};
 use crate::{
     domain::{grant::Grant, id::UserId},
-    http::{ApiError, ErrorBody, Shared, time},
+    http::{ApiError, ErrorBody, Shared, body, time},
     operators::{FetchCount, Instance, ParkedCount, Standing, Summary, UserReport},
 };
 
@@ -183,10 +183,9 @@ impl From<Instance> for InstanceAnswer {
 )]
 pub(super) async fn user(state: Data<Shared>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     admit(&state, &request)?;
-    let user = request.match_info().get("userId").and_then(|id| UserId::parse(id).ok());
-    let user = user.ok_or(ApiError::InvalidRequest("The user id must be a UUID"))?;
+    let user = super::user(&request)?;
     let UserReport { entitlement, grants, events } = state.operators.user(user).await?;
-    Ok(private(&UserAnswer {
+    Ok(body::private(&UserAnswer {
         user_id: user,
         entitlement_level: entitlement.level.as_str(),
         expires_at: entitlement.expires_at,
@@ -212,7 +211,7 @@ pub(super) async fn summary(state: Data<Shared>, request: HttpRequest) -> Result
     let Summary { since, received, parked, fetches, live_actors, unpublished, instances } =
         state.operators.summary().await?;
     let count = |wanted| received.iter().filter(|(standing, _)| *standing == wanted).map(|(_, count)| count).sum();
-    Ok(private(&SummaryAnswer {
+    Ok(body::private(&SummaryAnswer {
         since,
         received: ReceivedAnswer {
             applied: count(Standing::Applied),

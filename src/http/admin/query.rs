@@ -6,10 +6,10 @@ use url::form_urlencoded;
 use crate::{
     domain::{event::ParkReason, id::UserId},
     http::ApiError,
-    operators::{InboxEvent, InboxFilter, InboxPlace, Standing},
+    operators::{InboxFilter, InboxPlace, Standing},
 };
 
-const LIMIT_DEFAULT: u32 = 50;
+pub(super) const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 200;
 
 /// Longest type or reason that is looked for, in bytes.
@@ -31,11 +31,7 @@ pub(super) fn read(query: &str) -> Result<(InboxFilter, u32), ApiError> {
             "since" => {
                 set(&mut filter.since, moment(&value), "since must be a moment such as 2026-01-31T10:00:00Z, once")
             }
-            "limit" => set(
-                &mut limit,
-                value.parse().ok().filter(|n| (1..=LIMIT_MAX).contains(n)),
-                "limit must be a number from 1 to 200, once",
-            ),
+            "limit" => set(&mut limit, self::limit(&value), "limit must be a number from 1 to 200, once"),
             "cursor" => {
                 set(&mut filter.after, read_cursor(&value), "cursor must be one that a page gave as next, once")
             }
@@ -65,6 +61,11 @@ pub(super) fn word(text: &str) -> Option<String> {
     ((1..=WORD_LEN_MAX).contains(&text.len()) && text.bytes().all(is_good)).then(|| text.to_owned())
 }
 
+/// How long a page may be.
+pub(super) fn limit(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit))
+}
+
 fn moment(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.to_utc())
 }
@@ -81,10 +82,9 @@ pub(super) fn read_cursor(text: &str) -> Option<InboxPlace> {
     (!id.contains('\0')).then(|| InboxPlace { received_at, id: id.to_owned() })
 }
 
-/// Where the next page begins, if this one is full.
-pub(super) fn next(page: &[InboxEvent], limit: u32) -> Option<String> {
-    let last = page.last().filter(|_| u32::try_from(page.len()).is_ok_and(|length| length >= limit))?;
-    Some(cursor(&InboxPlace { received_at: last.received_at, id: last.id.clone() }))
+/// Behind which the next page begins, if this one is full.
+pub(super) fn last_of_full<T>(page: &[T], limit: u32) -> Option<&T> {
+    page.last().filter(|_| u32::try_from(page.len()).is_ok_and(|length| length >= limit))
 }
 
 #[cfg(test)]

@@ -3,21 +3,16 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    super::event::{
-        Reference,
-        money::{Invoice, InvoicePayment, List, PaymentIntent},
-    },
-    IgnoreReason, Interpreter, Occasion, Session, SessionId, ignored, money, parked, said,
+    super::event::money::{Invoice, InvoicePayment, List, PaymentIntent},
+    INCOMPLETE, IgnoreReason, Interpreter, Occasion, Session, SessionId, ignored, money, parked, said,
     subscription::Seen,
 };
 use crate::domain::{
     change::{Cause, Change, Unowned},
     event::{ParkReason, Verdict},
     id::{InvoiceId, PaymentIntentId, SubscriptionId},
-    money::{Fact, Report},
+    money::Report,
 };
-
-const INCOMPLETE: Verdict = parked(ParkReason::IncompleteObject);
 
 /// An answer as text.
 fn text(json: &[u8]) -> Result<&str, Verdict> {
@@ -38,10 +33,9 @@ impl Interpreter {
         json: &[u8],
         fetched_at: DateTime<Utc>,
     ) -> Result<Option<Change>, Verdict> {
-        let incomplete = parked(ParkReason::IncompleteObject);
-        let session = std::str::from_utf8(json).ok().and_then(Session::parse).ok_or(incomplete)?;
+        let session = Session::parse(text(json)?).ok_or(INCOMPLETE)?;
         if said(session.id.as_ref()) != Some(id.as_str()) {
-            return Err(incomplete);
+            return Err(INCOMPLETE);
         }
         if self.livemode.is_some_and(|livemode| session.livemode.unwrap_or_default() != livemode) {
             return Err(ignored(IgnoreReason::LivemodeMismatch));
@@ -92,8 +86,7 @@ pub fn read_invoice_paid_by(json: &[u8]) -> Result<Option<InvoiceId>, Verdict> {
     let list = List::parse(text(json)?).ok_or(INCOMPLETE)?;
     let Some(newest) = list.texts().next() else { return Ok(None) };
     let paid = InvoicePayment::parse(newest).ok_or(INCOMPLETE)?;
-    let id = paid.invoice.as_ref().and_then(Reference::id).ok_or(INCOMPLETE)?;
-    InvoiceId::parse(&id).map(Some).map_err(|_| INCOMPLETE)
+    money::invoice_id(paid.invoice.as_ref().ok_or(INCOMPLETE)?).map(Some)
 }
 
 /// The subscription that an invoice is for; `None` if it is for none.
@@ -102,9 +95,7 @@ pub fn read_invoice_paid_by(json: &[u8]) -> Result<Option<InvoiceId>, Verdict> {
 /// The answer cannot be read.
 pub fn read_subscription_of(json: &[u8]) -> Result<Option<SubscriptionId>, Verdict> {
     let invoice = Invoice::parse(text(json)?).ok_or(INCOMPLETE)?;
-    let Some(subscription) = invoice.subscription() else { return Ok(None) };
-    let id = subscription.id().ok_or(INCOMPLETE)?;
-    SubscriptionId::parse(&id).map(Some).map_err(|_| INCOMPLETE)
+    invoice.subscription().map(money::subscription_id).transpose()
 }
 
 /// What ties a payment to the subscription whose period it paid: its invoice, and the newest ones that were paid, since a payment of an
@@ -123,8 +114,7 @@ pub fn read_invoices(
     for text in std::iter::once(text(invoice)?).chain(newest.texts()) {
         let invoice = Invoice::parse(text).ok_or(INCOMPLETE)?;
         let is_paid = said(invoice.status.as_ref()) == Some("paid");
-        let told: Vec<Fact> = money::invoice(&invoice, is_paid)?;
-        facts.extend(told);
+        facts.extend(money::invoice(&invoice, is_paid)?);
     }
     Ok(Report { cause: Cause::Fetched, facts })
 }

@@ -9,7 +9,7 @@ use super::{
         money::{Charge, Customer, Dispute, Invoice, InvoicePayment, Refund},
         said,
     },
-    Meaning, Occasion, ignored, parked,
+    INCOMPLETE, Meaning, Occasion, ignored, parked,
 };
 use crate::domain::{
     change::Cause,
@@ -20,7 +20,6 @@ use crate::domain::{
 
 /// It concerns nobody that could have bought anything here: an old charge, an invoice of its own.
 const UNATTRIBUTED: Verdict = ignored(IgnoreReason::Unattributed);
-const INCOMPLETE: Verdict = parked(ParkReason::IncompleteObject);
 const UNKNOWN_STATUS: Verdict = parked(ParkReason::UnknownStatus);
 
 /// Reads the text of `data.object`.
@@ -65,9 +64,12 @@ fn payment(reference: Option<&Reference<'_>>) -> Result<ObjectId, Verdict> {
     Ok(PaymentIntentId::parse(&id).map_err(|_| INCOMPLETE)?.object())
 }
 
-pub(super) fn invoice_id(reference: &Reference<'_>) -> Result<ObjectId, Verdict> {
-    let id = reference.id().ok_or(INCOMPLETE)?;
-    Ok(InvoiceId::parse(&id).map_err(|_| INCOMPLETE)?.object())
+pub(super) fn invoice_id(reference: &Reference<'_>) -> Result<InvoiceId, Verdict> {
+    InvoiceId::parse(&reference.id().ok_or(INCOMPLETE)?).map_err(|_| INCOMPLETE)
+}
+
+pub(super) fn subscription_id(reference: &Reference<'_>) -> Result<SubscriptionId, Verdict> {
+    SubscriptionId::parse(&reference.id().ok_or(INCOMPLETE)?).map_err(|_| INCOMPLETE)
 }
 
 fn amount(amount: Option<i64>) -> Result<i64, Verdict> {
@@ -101,7 +103,7 @@ pub(super) fn refunded(charge: &Charge<'_>, reported_at: DateTime<Utc>) -> Resul
         refunded: amount(charge.amount_refunded)?,
         captured: amount(charge.amount_captured)?,
     };
-    let parent = charge.invoice.as_ref().map(invoice_id).transpose()?;
+    let parent = charge.invoice.as_ref().map(|invoice| Ok(invoice_id(invoice)?.object())).transpose()?;
     let facts = Facts { charge: Some(known), ..Facts::default() };
     Ok(vec![Fact { id: payment, says: Object { parent, facts, ..Object::default() } }])
 }
@@ -115,8 +117,7 @@ fn dispute(dispute: &Dispute<'_>, record: &EventRecord) -> Result<Vec<Fact>, Ver
 }
 
 pub(super) fn invoice(invoice: &Invoice<'_>, is_paid: bool) -> Result<Vec<Fact>, Verdict> {
-    let subscription = invoice.subscription().ok_or(UNATTRIBUTED)?.id().ok_or(INCOMPLETE)?;
-    let subscription = SubscriptionId::parse(&subscription).map_err(|_| INCOMPLETE)?.object();
+    let subscription = subscription_id(invoice.subscription().ok_or(UNATTRIBUTED)?)?.object();
     let id = said(invoice.id.as_ref()).and_then(|id| InvoiceId::parse(id).ok()).ok_or(INCOMPLETE)?.object();
     let period_end = invoice.period_end().filter(|_| is_paid);
     let says = Object { parent: Some(subscription), period_end, ..Object::default() };
@@ -129,7 +130,7 @@ pub(super) fn invoice(invoice: &Invoice<'_>, is_paid: bool) -> Result<Vec<Fact>,
 
 fn invoice_payment(paid: &InvoicePayment<'_>) -> Result<Vec<Fact>, Verdict> {
     let payment = payment(paid.payment_intent())?;
-    Ok(vec![tie(payment, invoice_id(paid.invoice.as_ref().ok_or(INCOMPLETE)?)?)])
+    Ok(vec![tie(payment, invoice_id(paid.invoice.as_ref().ok_or(INCOMPLETE)?)?.object())])
 }
 
 /// Old accounts have customers with ids of their own making, which no grant is kept with.

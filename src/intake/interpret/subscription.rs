@@ -7,7 +7,7 @@ use super::{
         said,
         subscription::{Item, Subscription, compared},
     },
-    Interpreter, Meaning, parked, unreadable,
+    INCOMPLETE, Interpreter, Meaning, parked, unreadable,
 };
 use crate::domain::{
     change::{Cause, Change, Effect, Subject, Unowned},
@@ -73,10 +73,9 @@ impl Interpreter {
         asked: &SubscriptionId,
         seen: Seen,
     ) -> Result<Unowned, Verdict> {
-        let incomplete = parked(ParkReason::IncompleteObject);
-        let subscription = Subscription::parse(text).ok_or(incomplete)?;
+        let subscription = Subscription::parse(text).ok_or(INCOMPLETE)?;
         let id = said(subscription.id.as_ref()).and_then(|id| SubscriptionId::parse(id).ok());
-        let id = id.filter(|id| id == asked).ok_or(incomplete)?;
+        let id = id.filter(|id| id == asked).ok_or(INCOMPLETE)?;
         // Its grant is known, and with it whose it is, whatever the metadata says by now.
         let subject = Subject { subscription: id.clone(), customer: None };
         let (_, grant) =
@@ -92,8 +91,7 @@ impl Interpreter {
         compared: impl FnOnce(Option<&Item<'_>>) -> (Attributes, Attributes),
         seen: Seen,
     ) -> Result<(Holder, Grant), Verdict> {
-        let incomplete = parked(ParkReason::IncompleteObject);
-        let id = id.ok_or(incomplete)?;
+        let id = id.ok_or(INCOMPLETE)?;
         let customer = subscription.customer.as_ref().and_then(|reference| CustomerId::parse(&reference.id()?).ok());
         let holder = match subscription.user_id() {
             Some(user) => Holder::Named(UserId::parse(user).map_err(|_| parked(ParkReason::InvalidUser))?),
@@ -103,7 +101,7 @@ impl Interpreter {
             .and_then(SubscriptionStatus::from_word)
             .ok_or(parked(ParkReason::UnknownStatus))?;
         let items = match subscription.items() {
-            None if status.gives() => return Err(incomplete),
+            None if status.gives() => return Err(INCOMPLETE),
             items => items.unwrap_or_default(),
         };
         let catalogue = self.catalogue.get();
@@ -116,7 +114,7 @@ impl Interpreter {
         let grace = plan.map(|plan| plan.grace).unwrap_or_default();
         let ends_at = match subscription.terms(status, item).and_then(|terms| terms.ends_at(grace)) {
             Some(end) => end,
-            None if status.gives() => return Err(incomplete),
+            None if status.gives() => return Err(INCOMPLETE),
             None => seen.as_of,
         };
         let (values, before) = compared(item);

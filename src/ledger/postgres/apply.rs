@@ -27,7 +27,7 @@ use super::{
         batch::{OwnerRow, Subjects, Users, is_retry},
         decide::{Correction, Found, Inbox, Known, Redelivered, Slot, decide, redelivered},
         fetches::Needs,
-        halving::Failure,
+        halving::{Failure, given_up},
         reach::{ReachRow, Reaches, named},
     },
     batch::{EventColumns, LockColumns, ObjectColumns, WriteColumns, held_place, names},
@@ -37,7 +37,10 @@ use super::{
         ReadOwners, ReadReaches, TryLocks, WaitLocks, WakeEvents, WriteAccounts, WriteFetches, WriteObjects,
     },
 };
-use crate::domain::plan::Catalogue;
+use crate::{
+    domain::plan::Catalogue,
+    fail_point::{self, Point},
+};
 
 /// How the users' locks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +117,9 @@ pub(super) async fn transact(
     }
     writes.expired_sessions = decided.expired_sessions;
     let learnt = ObjectColumns::of(&found.money).map_err(Failure::Aborted)?;
+    fail_point::try_pass(Point::LedgerCommit, || Entry::about(entries.iter().copied()))
+        .await
+        .map_err(|_| Failure::Aborted(given_up()))?;
     close(connection, &writes, &learnt, &decided.corrections, &decided.needs).await?;
     Ok(decided.slots)
 }

@@ -1,6 +1,5 @@
 //! The inbox as operators look at it. Every list goes along an index that has its order.
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl,
@@ -13,7 +12,7 @@ use uuid::Uuid;
 use super::{
     super::{
         InboxEvent, InboxFilter, InboxPlace, LedgerError, ParkedCount, Standing, StoredEvent,
-        inbox::{self, Columns},
+        inbox::{self, Columns, ParkedColumns},
     },
     connection::Pool,
     schema::stripe_events as t,
@@ -74,9 +73,7 @@ pub(super) async fn event(pool: &Pool, id: &str) -> Result<Option<StoredEvent>, 
     let query = t::table.find(id).select((columns!(), t::payload));
     let row: Option<(Row, Option<String>)> =
         pool.run(async |connection| query.first(connection).await.optional()).await?;
-    Ok(row.and_then(|(columns, payload)| {
-        Some(StoredEvent { event: read(columns)?, payload: payload.map(|text| Bytes::from(text.into_bytes())) })
-    }))
+    Ok(row.and_then(|(columns, payload)| Some(inbox::stored(read(columns)?, payload))))
 }
 
 pub(super) async fn parked(pool: &Pool) -> Result<Vec<ParkedCount>, LedgerError> {
@@ -85,15 +82,8 @@ pub(super) async fn parked(pool: &Pool) -> Result<Vec<ParkedCount>, LedgerError>
         .group_by(t::reason)
         .order(t::reason)
         .select((t::reason, count_star(), min(t::received_at)));
-    let rows: Vec<(Option<String>, i64, Option<DateTime<Utc>>)> =
-        pool.run(async |connection| query.load(connection).await).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|(reason, count, oldest)| {
-            let count = u64::try_from(count).ok()?;
-            Some(ParkedCount { reason: reason.unwrap_or_default(), count, oldest: oldest? })
-        })
-        .collect())
+    let rows: Vec<ParkedColumns<DateTime<Utc>>> = pool.run(async |connection| query.load(connection).await).await?;
+    Ok(inbox::parked(rows, |moment| moment))
 }
 
 pub(super) async fn received_since(pool: &Pool, since: DateTime<Utc>) -> Result<Vec<(Standing, u64)>, LedgerError> {

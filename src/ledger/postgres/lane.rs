@@ -21,6 +21,7 @@ use super::{
     apply::{Locks, transact, warm},
     connection::{OTHER_STATE, classify, identity},
 };
+use crate::fail_point::{self, Point};
 
 /// How often a transaction is tried again that the server aborted for no fault of its own.
 const RETRIES: u32 = 3;
@@ -146,7 +147,10 @@ impl Writer {
             return Err(Failure::InDoubt);
         };
         match &result {
-            Ok(_) => self.connection = Some(connection),
+            Ok(_) => {
+                fail_point::pass(Point::LedgerCommitted, || Entry::about(entries.iter().copied())).await;
+                self.connection = Some(connection);
+            }
             // Of no use any more, or not known to be.
             Err(Failure::InDoubt | Failure::Aborted(LedgerError::Unavailable(_))) => {}
             Err(_) => {

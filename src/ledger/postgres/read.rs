@@ -62,7 +62,11 @@ pub(super) async fn versions(pool: &Pool, users: &[UserId]) -> Result<Vec<(UserI
                 .await
         })
         .await?;
-    Ok(rows.into_iter().map(|(user, version)| (user.into(), u64::try_from(version).unwrap_or(0))).collect())
+    Ok(known(rows))
+}
+
+fn known(rows: Vec<(Uuid, i64)>) -> Vec<(UserId, u64)> {
+    rows.into_iter().map(|(user, version)| (user.into(), u64::try_from(version).unwrap_or(0))).collect()
 }
 
 #[derive(diesel::Queryable, diesel::Selectable)]
@@ -116,7 +120,7 @@ pub(super) async fn lapsed(pool: &Pool, limit: u32) -> Result<Vec<(UserId, u64)>
                 .await
         })
         .await?;
-    Ok(rows.into_iter().map(|(user, version)| (user.into(), u64::try_from(version).unwrap_or(0))).collect())
+    Ok(known(rows))
 }
 
 #[derive(diesel::QueryableByName)]
@@ -125,32 +129,21 @@ struct LevelRow {
     level: String,
 }
 
-pub(super) async fn levels_in_use(pool: &Pool) -> Result<Vec<Level>, LedgerError> {
-    let rows: Vec<LevelRow> = pool
-        .run(async |connection| {
-            diesel::sql_query(
-                "SELECT DISTINCT entitlement_level::text AS level FROM user_entitlements \
-         WHERE expires_at > now() AND entitlement_level <> 'FREE'",
-            )
-            .load(connection)
-            .await
-        })
-        .await?;
+async fn levels(pool: &Pool, statement: &str) -> Result<Vec<Level>, LedgerError> {
+    let rows: Vec<LevelRow> = pool.run(async |connection| diesel::sql_query(statement).load(connection).await).await?;
     Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
+}
+
+pub(super) async fn levels_in_use(pool: &Pool) -> Result<Vec<Level>, LedgerError> {
+    let statement = "SELECT DISTINCT entitlement_level::text AS level FROM user_entitlements \
+                     WHERE expires_at > now() AND entitlement_level <> 'FREE'";
+    levels(pool, statement).await
 }
 
 /// What the enum holds.
 pub(super) async fn levels_known(pool: &Pool) -> Result<Vec<Level>, LedgerError> {
-    let rows: Vec<LevelRow> = pool
-        .run(async |connection| {
-            diesel::sql_query(
-                "SELECT enumlabel::text AS level FROM pg_enum WHERE enumtypid = 'user_entitlement_level'::regtype",
-            )
-            .load(connection)
-            .await
-        })
-        .await?;
-    Ok(rows.into_iter().filter_map(|row| Level::parse(&row.level).ok()).collect())
+    levels(pool, "SELECT enumlabel::text AS level FROM pg_enum WHERE enumtypid = 'user_entitlement_level'::regtype")
+        .await
 }
 
 #[derive(diesel::QueryableByName)]

@@ -28,10 +28,13 @@ use super::{
         ReadOwner, WakeEvent, WriteGrant, WriteHistory, WriteState,
     },
 };
-use crate::domain::{
-    event::EventRecord,
-    id::{CustomerId, EventId, PaymentIntentId, SessionId, UserId},
-    plan::Catalogue,
+use crate::{
+    domain::{
+        event::EventRecord,
+        id::{CustomerId, EventId, PaymentIntentId, SessionId, UserId},
+        plan::Catalogue,
+    },
+    fail_point::{self, Point},
 };
 
 pub(super) fn aborted(error: DieselError) -> Failure {
@@ -67,8 +70,10 @@ fn transact(loan: &mut Loan, entries: &[&Entry], catalogue: &Catalogue) -> Resul
     let mut committing = false;
     let begun = connection.batch_execute("BEGIN IMMEDIATE").map_err(aborted);
     let result = begun.and_then(|()| write(connection, entries, catalogue)).and_then(|slots| {
+        fail_point::pass_now(Point::LedgerCommit, || Entry::about(entries.iter().copied()));
         committing = true;
         connection.batch_execute("COMMIT").map_err(aborted)?;
+        fail_point::pass_now(Point::LedgerCommitted, || Entry::about(entries.iter().copied()));
         Ok(slots)
     });
     result.map_err(|failure| {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl,
@@ -13,7 +12,7 @@ use diesel::{
 use super::{
     super::{
         InboxEvent, InboxFilter, InboxPlace, LedgerError, ParkedCount, Standing, StoredEvent,
-        inbox::{self, Columns},
+        inbox::{self, Columns, ParkedColumns},
     },
     connection::{Pool, micros, moment},
     schema::stripe_events as t,
@@ -80,9 +79,7 @@ pub(super) async fn events(
 pub(super) async fn event(readers: &Arc<Pool>, id: &str) -> Result<Option<StoredEvent>, LedgerError> {
     let query = t::table.find(id.to_owned()).select((columns!(), t::payload));
     let row: Option<(Row, Option<String>)> = readers.ask(move |connection| query.first(connection).optional()).await?;
-    Ok(row.and_then(|(columns, payload)| {
-        Some(StoredEvent { event: read(columns)?, payload: payload.map(|text| Bytes::from(text.into_bytes())) })
-    }))
+    Ok(row.and_then(|(columns, payload)| Some(inbox::stored(read(columns)?, payload))))
 }
 
 pub(super) async fn parked(readers: &Arc<Pool>) -> Result<Vec<ParkedCount>, LedgerError> {
@@ -91,14 +88,8 @@ pub(super) async fn parked(readers: &Arc<Pool>) -> Result<Vec<ParkedCount>, Ledg
         .group_by(t::reason)
         .order(t::reason)
         .select((t::reason, count_star(), min(t::received_at)));
-    let rows: Vec<(Option<String>, i64, Option<i64>)> = readers.ask(move |connection| query.load(connection)).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|(reason, count, oldest)| {
-            let count = u64::try_from(count).ok()?;
-            Some(ParkedCount { reason: reason.unwrap_or_default(), count, oldest: oldest.map(moment)? })
-        })
-        .collect())
+    let rows: Vec<ParkedColumns<i64>> = readers.ask(move |connection| query.load(connection)).await?;
+    Ok(inbox::parked(rows, moment))
 }
 
 pub(super) async fn received_since(

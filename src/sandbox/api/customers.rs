@@ -9,7 +9,7 @@ use super::{
 use crate::sandbox::{
     billing,
     happenings::{happen, tell},
-    objects::{Customer, Method, Subscription},
+    objects::{Customer, Method},
     params::Params,
     pay_page::Card,
     refusal::Refusal,
@@ -61,9 +61,7 @@ pub(super) fn delete(state: &mut State, call: &Call<'_>, id: &str, params: &Para
     params.finish()?;
     let customer = living(state, id)?;
     let cause = call.cause(state.time_of(Some(id), call.now));
-    let of_customer = |subscription: &&Subscription| subscription.customer == id && !subscription.is_over();
-    let subscriptions: Vec<Subscription> = state.subscriptions.iter().filter(of_customer).cloned().collect();
-    for subscription in subscriptions {
+    for subscription in billing::living_of(state, id) {
         billing::cancel(state, subscription, "cancellation_requested", &cause);
     }
     // The event shows the customer as it was.

@@ -93,3 +93,8 @@ impl Created {
         self.at_least.is_none_or(|least| created >= least) && self.at_most.is_none_or(|most| created <= most)
     }
 }
+
+/// Whether a value is the one asked for, where one is.
+pub(super) fn is(asked: &Option<String>, value: Option<&str>) -> bool {
+    asked.is_none() || asked.as_deref() == value
+}

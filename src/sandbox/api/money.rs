@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Call, expand,
-    list::{Created, Page},
+    list::{Created, Page, is},
 };
 use crate::sandbox::{
     billing,
@@ -16,10 +16,6 @@ use crate::sandbox::{
     refusal::Refusal,
     state::State,
 };
-
-fn is(asked: &Option<String>, value: Option<&str>) -> bool {
-    asked.is_none() || asked.as_deref() == value
-}
 
 pub(super) fn invoices(state: &State, params: &mut Params) -> Result<Value, Refusal> {
     let page = Page::read(params)?;
@@ -39,14 +35,17 @@ pub(super) fn invoices(state: &State, params: &mut Params) -> Result<Value, Refu
 pub(super) fn invoice(state: &State, id: &str, params: &mut Params) -> Result<Value, Refusal> {
     let fields = params.expand(&["customer", "subscription"])?;
     params.finish()?;
-    let invoice = state.invoices.get(id).ok_or_else(|| Refusal::no_such("invoice", id, "invoice"))?;
-    Ok(expand(state, invoice.shown(&state.base), &fields))
+    Ok(expand(state, find_invoice(state, id)?.shown(&state.base), &fields))
+}
+
+fn find_invoice<'a>(state: &'a State, id: &str) -> Result<&'a Invoice, Refusal> {
+    state.invoices.get(id).ok_or_else(|| Refusal::no_such("invoice", id, "invoice"))
 }
 
 pub(super) fn pay_invoice(state: &mut State, call: &Call<'_>, id: &str, params: &mut Params) -> Result<Value, Refusal> {
     params.expand(&[])?;
     params.finish()?;
-    let invoice = state.invoices.get(id).ok_or_else(|| Refusal::no_such("invoice", id, "invoice"))?;
+    let invoice = find_invoice(state, id)?;
     if invoice.status != InvoiceStatus::Open {
         return Err(Refusal::invalid_request("Only an open invoice can be paid."));
     }

@@ -5,13 +5,13 @@ use url::Url;
 
 use super::{
     Call, customers,
-    list::{Created, Page},
+    list::{Created, Page, is},
 };
 use crate::{
     activity::Step,
     sandbox::{
         checkout,
-        objects::{Customer, Line, Metadata, Mode, PaymentStatus, Recurring, Session, Status, new_id, user_of},
+        objects::{Line, Metadata, Mode, PaymentStatus, Recurring, Session, Status, new_id, user_of},
         params::Params,
         refusal::Refusal,
         state::State,
@@ -38,7 +38,6 @@ const INERT_WORDS: &[(&str, &[&str])] = &[
     ("billing_address_collection", &["auto", "required"]),
     ("payment_method_collection", &["always", "if_required"]),
 ];
-const INTERVALS: &[&str] = &["day", "week", "month", "year"];
 
 pub(super) fn create(state: &mut State, call: &Call<'_>, params: &mut Params) -> Result<Value, Refusal> {
     let expand = params.expand(EXPANDABLE)?;
@@ -59,13 +58,12 @@ pub(super) fn list(state: &State, params: &mut Params) -> Result<Value, Refusal>
     let payment_intent = params.text("payment_intent")?;
     let subscription = params.text("subscription")?;
     params.finish()?;
-    let is = |asked: &Option<String>, value: &Option<String>| asked.is_none() || asked == value;
     let fits = |session: &Session| {
         created.fits(session.created)
             && status.is_none_or(|status| json!(session.status) == status)
-            && is(&customer, &session.customer)
-            && is(&payment_intent, &session.payment_intent)
-            && is(&subscription, &session.subscription)
+            && is(&customer, session.customer.as_deref())
+            && is(&payment_intent, session.payment_intent.as_deref())
+            && is(&subscription, session.subscription.as_deref())
     };
     page.of(&state.sessions, "/v1/checkout/sessions", NOUN, fits, |session| session.shown(&state.base))
 }
@@ -100,15 +98,11 @@ fn find<'a>(state: &'a State, id: &str) -> Result<&'a Session, Refusal> {
 const EXPANDABLE: &[&str] = &["line_items", "customer"];
 
 fn shown(state: &State, session: &Session, expand: &[String]) -> Value {
-    let mut shown = session.shown(&state.base);
-    for field in expand {
-        let whole = match field.as_str() {
-            "line_items" => Some(session.shown_lines()),
-            _ => session.customer.as_ref().and_then(|id| state.customers.get(id)).map(Customer::shown),
-        };
-        if let (Some(fields), Some(whole)) = (shown.as_object_mut(), whole) {
-            fields.insert(field.clone(), whole);
-        }
+    let mut shown = super::expand(state, session.shown(&state.base), expand);
+    // Not there at all where nobody asks for them.
+    let lines = expand.iter().find(|field| *field == "line_items");
+    if let (Some(fields), Some(lines)) = (shown.as_object_mut(), lines) {
+        fields.insert(lines.clone(), session.shown_lines());
     }
     shown
 }
@@ -272,8 +266,9 @@ fn unit_amount(price: &mut Params) -> Result<i64, Refusal> {
     Err(Refusal::invalid("parameter_invalid_integer", name, "Invalid amount: must be from 0 to 99999999"))
 }
 
-fn recurring(mut recurring: Params) -> Result<Recurring, Refusal> {
-    let interval = recurring.word("interval", INTERVALS)?;
+/// How often a price is paid.
+pub(super) fn recurring(mut recurring: Params) -> Result<Recurring, Refusal> {
+    let interval = recurring.word("interval", &["day", "week", "month", "year"])?;
     let interval = interval.ok_or_else(|| Refusal::missing(recurring.name("interval")))?.to_owned();
     let interval_count = recurring.integer("interval_count")?.unwrap_or(1);
     if !(1..=1095).contains(&interval_count) {

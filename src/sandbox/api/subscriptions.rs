@@ -4,19 +4,20 @@ use serde_json::Value;
 
 use super::{
     Call, customers, expand,
-    list::{Created, Page},
+    list::{Created, Page, is},
+    sessions::recurring,
 };
 use crate::sandbox::{
+    DAY,
     billing::{self, Wanted},
     changes::{self, End, NewItem, Proration},
-    objects::{Metadata, Pause, Price, Recurring, Standing, Subscription, new_id},
+    objects::{Metadata, Pause, Price, Standing, Subscription, new_id},
     params::Params,
     refusal::Refusal,
     state::State,
 };
 
 const NOUN: &str = "subscription";
-const DAY: i64 = 24 * 60 * 60;
 const EXPANDABLE: &[&str] = &["customer", "latest_invoice"];
 const STATUSES: &[&str] = &[
     "active",
@@ -73,9 +74,7 @@ pub(super) fn list(state: &State, params: &mut Params) -> Result<Value, Refusal>
             Some("ended") => subscription.is_over(),
             Some(status) => serde_json::json!(subscription.status) == status,
         };
-        stands
-            && created.fits(subscription.created)
-            && customer.as_ref().is_none_or(|customer| *customer == subscription.customer)
+        stands && created.fits(subscription.created) && is(&customer, Some(&subscription.customer))
     };
     page.of(&state.subscriptions, "/v1/subscriptions", NOUN, fits, Subscription::shown)
 }
@@ -225,7 +224,11 @@ fn items(
             return Err(Refusal::no_such("subscription_item", &id.unwrap_or_default(), &item.name("id")));
         }
         let told = match (item.text("price")?, item.object("price_data")?) {
-            (Some(id), _) => Some(find(state, &id).ok_or_else(|| Refusal::no_such("price", &id, &item.name("price")))?),
+            (Some(id), _) => Some(
+                changes::all_prices(state)
+                    .find(|price| price.id == id)
+                    .ok_or_else(|| Refusal::no_such("price", &id, &item.name("price")))?,
+            ),
             (None, Some(data)) => Some(inline(&known, data, now)?),
             (None, None) => None,
         };
@@ -238,27 +241,15 @@ fn items(
     Ok(items)
 }
 
-/// A price by its id: one that a session or a subscription has.
-fn find(state: &State, id: &str) -> Option<Price> {
-    let of_sessions = state.sessions.iter().flat_map(|session| session.lines.iter().map(|line| line.priced(session)));
-    let of_subscriptions = state.subscriptions.iter().flat_map(|subscription| &subscription.items);
-    let mut all = of_sessions.chain(of_subscriptions.map(|item| item.price.clone()));
-    all.find(|price| price.id == id && price.recurring.is_some())
-}
-
 /// A price made for one subscription. Of a product that the sandbox knows it takes the name.
 fn inline(known: &[Price], mut data: Params, now: i64) -> Result<Price, Refusal> {
     let (currency, product) = (data.required("currency")?, data.required("product")?);
     let unit_amount = data.integer("unit_amount")?.filter(|amount| *amount >= 0);
     let unit_amount = unit_amount.ok_or_else(|| Refusal::missing(data.name("unit_amount")))?;
-    let mut recurring = data.object("recurring")?.ok_or_else(|| Refusal::missing(data.name("recurring")))?;
-    let interval = recurring.word("interval", &["day", "week", "month", "year"])?;
-    let interval = interval.ok_or_else(|| Refusal::missing(recurring.name("interval")))?.to_owned();
-    let interval_count = recurring.integer("interval_count")?.unwrap_or(1).max(1);
-    recurring.finish()?;
+    let told = data.object("recurring")?.ok_or_else(|| Refusal::missing(data.name("recurring")))?;
+    let recurring = Some(recurring(told)?);
     data.finish()?;
     let name =
         known.iter().find(|price| price.product == product).map_or_else(|| product.clone(), |of| of.name.clone());
-    let recurring = Some(Recurring { interval, interval_count });
     Ok(Price { id: new_id("price_1", 24), product, name, currency, unit_amount, recurring, created: now })
 }

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::new_id;
+use crate::sandbox::DAY;
 
 /// How long Stripe keeps a test clock, in seconds.
-const KEPT: i64 = 30 * 24 * 60 * 60;
+const KEPT: i64 = 30 * DAY;
 
 /// A test clock, for the customers that were made with it. Times are Unix seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]

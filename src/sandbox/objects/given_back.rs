@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Charge, Metadata, Method, new_id, with_nulls};
+use crate::sandbox::DAY;
 
-const DAY: i64 = 24 * 60 * 60;
 /// How long a bank waits for an answer.
 const ANSWER_WITHIN: i64 = 7 * DAY;
 /// What a seller may say; the sandbox's bank reads `uncategorized_text` alone.

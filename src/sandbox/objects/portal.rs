@@ -34,7 +34,12 @@ impl Portal {
             "locale": null,
             "on_behalf_of": null,
             "return_url": self.return_url,
-            "url": format!("{base}/p/session/{}", self.id),
+            "url": self.url(base),
         })
+    }
+
+    /// Where its page is.
+    pub(in crate::sandbox) fn url(&self, base: &str) -> String {
+        format!("{base}/p/session/{}", self.id)
     }
 }

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Recurring;
-
-const DAY: i64 = 24 * 60 * 60;
+use crate::sandbox::DAY;
 
 /// A price as it was made for one session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{InvoiceLine, Metadata, Method, Price, new_id, with_nulls};
+use super::{InvoiceLine, Metadata, Method, Price, Recurring, new_id, with_nulls};
 
 const ALWAYS_NULL: &[&str] = &[
     "application",
@@ -129,8 +129,12 @@ impl Subscription {
 
     /// The end of the period that begins at `start`.
     pub(in crate::sandbox) fn end_of_period(&self, start: i64) -> i64 {
-        let recurring = self.items.iter().find_map(|item| item.price.recurring.clone()).unwrap_or_default();
-        recurring.end(self.anchor, start)
+        self.recurring().end(self.anchor, start)
+    }
+
+    /// How often it is paid.
+    pub(in crate::sandbox) fn recurring(&self) -> Recurring {
+        self.items.iter().find_map(|item| item.price.recurring.clone()).unwrap_or_default()
     }
 
     /// What a whole period costs, line by line.

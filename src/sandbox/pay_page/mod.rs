@@ -12,8 +12,8 @@ mod tests;
 
 pub use self::card::Card;
 pub use self::form::{CardOutcome, Chosen, DeclineReason, FieldError, FieldErrors, KeptFields, Method, read};
-pub(super) use self::page::money;
 pub use self::page::render;
+pub(super) use self::page::{document, money};
 
 /// What the page shows. For a page that nobody has sent yet, `errors` and `kept` are empty.
 #[derive(Debug, Clone)]

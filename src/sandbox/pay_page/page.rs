@@ -10,6 +10,18 @@ use super::{
 /// The whole page.
 #[must_use]
 pub fn render(view: &PayView) -> String {
+    let main = html! {
+        (summary(view))
+        section.side.pay aria-labelledby="what-to-do" {
+            div.column { (what_to_do(view)) }
+        }
+        @if is_payable(view) && view.amount_minor != 0 { (test_cards()) }
+    };
+    document(&title(view), &main)
+}
+
+/// A page of the sandbox's, whatever is on it.
+pub(in crate::sandbox) fn document(title: &str, main: &Markup) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -18,20 +30,14 @@ pub fn render(view: &PayView) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="robots" content="noindex";
-                title { (title(view)) }
+                title { (title) }
                 link rel="icon" href="/c/assets/icon.svg";
                 link rel="stylesheet" href="/c/assets/pay.css";
                 script src="/c/assets/pay.js" defer {}
             }
             body {
                 p.strip { strong { "Sandbox" } ": no real money" }
-                main {
-                    (summary(view))
-                    section.side.pay aria-labelledby="what-to-do" {
-                        div.column { (what_to_do(view)) }
-                    }
-                    @if is_payable(view) && view.amount_minor != 0 { (test_cards()) }
-                }
+                main { (main) }
             }
         }
     }

@@ -26,7 +26,7 @@ async fn a_log_that_nobody_reads_kept_the_server_from_ending() {
             assert_reads(&server.read(event.user).await, "PRO", 1);
         });
         futures::future::join_all(served).await;
-        metric(&server, "tollgate_log_lines_dropped").await > 0.0
+        metric(&server, "tollgate_log_lines_dropped_total").await > 0.0
     })
     .await;
     eprintln!("{:?}", b.elapsed());

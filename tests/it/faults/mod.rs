@@ -7,6 +7,8 @@ mod crash;
 mod disk;
 mod doubt;
 mod log;
+#[cfg(feature = "fail-points")]
+mod points;
 mod postgres;
 mod redis;
 mod threads;

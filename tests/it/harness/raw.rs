@@ -2,8 +2,9 @@
 
 use std::{future::Future, time::Duration};
 
+use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -15,12 +16,19 @@ pub(crate) fn webhook_head(signature: &str, more: &str) -> String {
     format!("POST /api/webhooks/stripe HTTP/1.1\r\nHost: t\r\nStripe-Signature: {signature}\r\n{more}\r\n")
 }
 
+/// A webhook with this event in it, signed now.
+pub(crate) fn webhook(server: &TestServer, event: &Value) -> String {
+    let body = event.to_string();
+    let head = webhook_head(&server.sign(body.as_bytes()), &format!("Content-Length: {}\r\n", body.len()));
+    format!("{head}{body}")
+}
+
 /// A connection to the public listener.
-pub(crate) struct Raw(TcpStream);
+pub(crate) struct Raw(BufReader<TcpStream>);
 
 impl Raw {
     pub(crate) async fn open(server: &TestServer) -> Self {
-        Self(TcpStream::connect(server.public).await.expect("a connection"))
+        Self(BufReader::new(TcpStream::connect(server.public).await.expect("a connection")))
     }
 
     /// Sends all of it, or as much as the server takes: it may have closed already.
@@ -43,16 +51,16 @@ impl Raw {
 
     /// Waits a moment for the answer's first byte, which stays there.
     pub(crate) async fn has_answer(&self) -> bool {
-        timeout(Duration::from_millis(50), self.0.peek(&mut [0])).await.is_ok()
+        timeout(Duration::from_millis(50), self.0.get_ref().peek(&mut [0])).await.is_ok()
     }
 
     /// Everything up to the end of the first answer's head.
     pub(crate) async fn head(&mut self) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n\r\n") {
-            match within(self.0.read_u8()).await {
-                Ok(byte) => bytes.push(byte),
-                Err(_closed) => break,
+            match within(self.0.read_until(b'\n', &mut bytes)).await {
+                Ok(read) if read > 0 => {}
+                _closed => break,
             }
         }
         String::from_utf8_lossy(&bytes).into_owned()

@@ -39,6 +39,10 @@ pub(crate) enum Fault {
     CommitsInDoubt,
     /// It holds up its whole thread until somebody else waits there, too; then it is written.
     BlocksThread(Arc<Barrier>),
+    /// The lane's thread ends with the whole batch in its hands.
+    ThreadEnds,
+    /// It is written, and the lane's thread ends before the answer.
+    ThreadEndsCommitted,
 }
 
 /// See the [module](self). Cheap to clone.
@@ -58,6 +62,7 @@ struct Books {
     batches: Vec<Vec<(UserId, EventId)>>,
     reads: Vec<UserId>,
     clock_failures: u32,
+    lane_panics: u32,
     sweep_panics: u32,
     sweeps: u32,
 }
@@ -73,6 +78,7 @@ impl ScriptedLedger {
             batches: Vec::new(),
             reads: Vec::new(),
             clock_failures: 0,
+            lane_panics: 0,
             sweep_panics: 0,
             sweeps: 0,
         };
@@ -137,6 +143,16 @@ impl ScriptedLedger {
         self.books().clock_failures = times;
     }
 
+    /// No lane can be made without a panic, so many times.
+    pub(crate) fn panic_in_lanes(&self, times: u32) {
+        self.books().lane_panics = times;
+    }
+
+    /// A user's newest version.
+    pub(crate) fn version(&self, user: UserId) -> u64 {
+        self.books().states.get(&user).map_or(0, |state| state.version)
+    }
+
     /// The sweep over levels whose time is over panics, so many times.
     pub(crate) fn panic_in_sweeps(&self, times: u32) {
         self.books().sweep_panics = times;
@@ -196,10 +212,21 @@ impl Lane for ScriptedLane {
                     self.ledger.books().commit(user, &event);
                     Err(LedgerError::InDoubt)
                 }
+                Some(Fault::ThreadEnds) => return end_thread().await,
+                Some(Fault::ThreadEndsCommitted) => {
+                    self.ledger.books().commit(user, &event);
+                    return end_thread().await;
+                }
             };
             (ticket.reply)(result);
         }
     }
+}
+
+/// Ends the thread it is called on, and does not return: a batch in the hands of the caller is dropped with the thread.
+async fn end_thread() {
+    actix::Arbiter::current().stop();
+    std::future::pending().await
 }
 
 #[async_trait]
@@ -209,6 +236,12 @@ impl Ledger for ScriptedLedger {
     }
 
     fn lane(&self) -> Box<dyn Lane> {
+        let mut books = self.books();
+        if books.lane_panics > 0 {
+            books.lane_panics -= 1;
+            panic!("the script says so");
+        }
+        drop(books);
         Box::new(ScriptedLane { ledger: self.clone() })
     }
 

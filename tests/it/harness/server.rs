@@ -173,6 +173,14 @@ impl TestServer {
         self.process.log()
     }
 
+    /// A metric without labels, as it is now; 0 before it has first been counted.
+    #[allow(dead_code, reason = "the benches share this harness")]
+    pub(crate) async fn metric(&self, name: &str) -> usize {
+        let metrics = Answer::of(client().get(self.admin_url("/metrics"))).await.text;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse::<f64>().unwrap() as usize)
+    }
+
     /// How many log lines say exactly this about an event.
     pub(crate) fn count_logged(&self, message: &str, event: &str) -> usize {
         self.log_lines()

@@ -180,7 +180,7 @@ fn check_machine_paths(file: &str, content: &str) -> Vec<Breach> {
     breaches
 }
 
-fn rust_files(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in directory.read_dir().expect("a readable directory").flatten() {
         let path = entry.path();

@@ -161,8 +161,9 @@ fn a_breach_says_where_what_and_why() {
     let breaches = check_source("ledger/mod.rs", "//! A sample.\nuse crate::http;");
     let message = breaches[0].to_string();
     assert!(
-        message
-            .starts_with("ledger/mod.rs:2: ledger may not use crate::http, only [\"clock\", \"domain\", \"metrics\"]"),
+        message.starts_with(
+            "ledger/mod.rs:2: ledger may not use crate::http, only [\"clock\", \"domain\", \"metrics\", \"fail_point\"]"
+        ),
         "{message}"
     );
     assert!(message.contains("because the truth depends on nothing"), "{message}");
