@@ -23,3 +23,4 @@ pub mod sandbox;
 pub mod telemetry;
 pub mod upkeep;
 pub mod watch;
+pub mod watchdog;

@@ -10,6 +10,9 @@ use std::{
     fmt::{self, Write as _},
     io::{self, BufWriter, IsTerminal},
     panic::PanicHookInfo,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use tracing::Dispatch;
@@ -32,12 +35,30 @@ const LINES_WAITING_MAX: usize = 32_768;
 /// What is written to the output at once under load.
 const OUTPUT_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Keeps the log going; dropping it writes what is still waiting.
+/// What is still waiting at the end may take so long to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Keeps the log going; dropping it writes what is still waiting, for a second at most.
 #[must_use = "dropping it ends the log"]
 #[derive(Debug)]
 pub struct Telemetry {
     dropped: ErrorCounter,
-    _guard: WorkerGuard,
+    guard: Option<WorkerGuard>,
+}
+
+impl Drop for Telemetry {
+    /// In a thread of its own: where nobody reads the output, the guard's own end writes to it, and waits for ever.
+    fn drop(&mut self) {
+        let guard = self.guard.take();
+        let (end, ended) = mpsc::channel();
+        let ending = thread::Builder::new().name("log's end".into()).spawn(move || {
+            drop(guard);
+            end.send(())
+        });
+        if ending.is_ok() {
+            let _given_up = ended.recv_timeout(LAST_LINES);
+        }
+    }
 }
 
 impl Telemetry {
@@ -78,7 +99,7 @@ pub fn init(
     let dropped = writer.error_counter();
     dispatch(&config.filter, config.format.unwrap_or(automatic), colours, writer)?.try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Telemetry { dropped, _guard: guard })
+    Ok(Telemetry { dropped, guard: Some(guard) })
 }
 
 /// Formats events into `writer`. Thread, file and line are left out: they cost more than they tell.
@@ -106,7 +127,7 @@ where
 
 /// One line for a panic, with a backtrace where `RUST_BACKTRACE` asks for one.
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let thread = std::thread::current();
+    let thread = thread::current();
     let backtrace = Backtrace::capture();
     tracing::error!(
         panic.message = info.payload_as_str().unwrap_or("not a text"),
@@ -271,7 +292,7 @@ mod tests {
         };
         let telemetry = init(&LogConfig::default(), io::stderr()).unwrap();
         assert!(init(&LogConfig::default(), io::stderr()).is_err());
-        let worker = std::thread::Builder::new().name("worker".into()).spawn(move || panic!("line one\n{child}"));
+        let worker = thread::Builder::new().name("worker".into()).spawn(move || panic!("line one\n{child}"));
         assert!(worker.unwrap().join().is_err());
         assert_eq!(telemetry.dropped_lines(), 0);
     }

@@ -43,6 +43,7 @@ use crate::{
     },
     ledger::{Entry, Ledger, Note, Verdict},
     watch::Hub,
+    watchdog::Watchdog,
 };
 
 /// How much, how many, how long.
@@ -116,6 +117,11 @@ impl Entitlements {
         let registry = Arc::new(Registry::new(limits.live_max, limits.per_user_max, limits.idle));
         let shards = Shards::start(arbiters, &registry, &tools, endings, limits.idle);
         Self { inner: Arc::new(Inner { registry, tools, shards, limits }) }
+    }
+
+    /// Has its threads watched, and those that replace them. Once.
+    pub fn watched_by(&self, watchdog: &Watchdog) {
+        self.inner.shards.watched_by(watchdog);
     }
 
     /// Whether this process knows that an event has had its effect. `false` means nothing.

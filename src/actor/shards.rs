@@ -6,7 +6,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, PoisonError, RwLock, Weak,
+        Arc, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,13 +22,16 @@ use super::{
     registry::Registry,
     router::{EventRouter, start_router},
 };
-use crate::domain::id::UserId;
+use crate::{domain::id::UserId, watchdog::Watchdog};
 
 /// Idle actors are looked for this often at least; more often if they are to be let go sooner.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What ends as soon as it is begun is not begun again more often than this.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a watchdog calls each of them.
+const THREAD: &str = "actors";
 
 /// Dropped with what bears it.
 pub(super) struct Pulse(Arc<Notify>);
@@ -58,6 +61,7 @@ pub(super) struct Shards {
     shards: Vec<RwLock<Shard>>,
     registry: Arc<Registry>,
     tools: Arc<Tools>,
+    watchdog: OnceLock<Watchdog>,
     /// Nothing that has ended is begun again any more.
     stopped: AtomicBool,
     endings: Arc<Notify>,
@@ -90,12 +94,21 @@ impl Shards {
             shards: arbiters.into_iter().map(shard).collect(),
             registry: Arc::clone(registry),
             tools: Arc::clone(tools),
+            watchdog: OnceLock::new(),
             stopped: AtomicBool::new(false),
             endings: Arc::clone(&endings),
         });
         let look_every = idle.clamp(Duration::from_millis(1), LOOK_EVERY);
         tokio::spawn(supervise(Arc::downgrade(&shards), endings, look_every));
         shards
+    }
+
+    /// Has the threads watched, and those that replace them. Once.
+    pub(super) fn watched_by(&self, watchdog: &Watchdog) {
+        let watchdog = self.watchdog.get_or_init(|| watchdog.clone());
+        for shard in &self.shards {
+            shard.read().unwrap_or_else(PoisonError::into_inner).arbiter.spawn(watchdog.watch(THREAD));
+        }
     }
 
     /// The user's router. One that has ended is begun again.
@@ -140,6 +153,9 @@ impl Shards {
         if has_lost_its_thread {
             let arbiter = fresh_thread().ok_or(ApplyError::Unavailable)?;
             watch(&arbiter, &self.endings);
+            if let Some(watchdog) = self.watchdog.get() {
+                arbiter.spawn(watchdog.watch(THREAD));
+            }
             metrics::counter!("tollgate_actor_threads_died_total").increment(1);
             tracing::error!(shard = index, "a thread of actors had ended: a fresh one was started");
             shard.arbiter = arbiter;

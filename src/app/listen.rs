@@ -16,6 +16,7 @@ use crate::{
     config::ServerConfig,
     demo::{self, Demo},
     http::{self, Cors, RequestId, State, UnderWay},
+    watchdog::Watchdog,
 };
 
 /// Connections that wait to be taken.
@@ -63,12 +64,15 @@ pub(super) fn public(
     state: State,
     demo: Option<Demo>,
     under_way: UnderWay,
+    watchdog: Watchdog,
 ) -> anyhow::Result<Server> {
     let cors = Cors::new(&config.cors_origins);
     let unread_timeout = config.unread_timeout;
     let connections = Connections::new(config.connections_max);
     let server = HttpServer::new(move || {
         let (demo, cors) = (demo.clone(), cors.clone());
+        // This runs on each of the workers' threads.
+        actix_web::rt::spawn(watchdog.watch("http"));
         App::new()
             .configure(|app| demo.into_iter().for_each(|demo| demo::routes(demo)(app)))
             .configure(http::routes(state.clone()))

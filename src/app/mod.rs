@@ -46,6 +46,7 @@ use crate::{
     telemetry::{self, Telemetry},
     upkeep::{Rhythm, Upkeep},
     watch::{self, Hub, Watch},
+    watchdog::Watchdog,
 };
 
 /// Entries that may wait for a lane: what a few commits take in.
@@ -58,6 +59,8 @@ const DEMO_SESSION: Duration = Duration::from_secs(600);
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// After the last handler's end: for answers on their way. Whoever has not read his by then does not hold up a stop.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+/// A thread that does not come to its next task for so long is told of.
+const HELD_UP: Duration = Duration::from_secs(1);
 /// Beyond the configured limit of a stop, for what is not a request.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -106,6 +109,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let hub = Hub::new(config.server.streams_max);
     let entitlements =
         Entitlements::start(Arc::clone(&ledger), cache.clone(), hub.clone(), activity.clone(), actor_limits(&config));
+    let watchdog = Watchdog::new(HELD_UP);
+    watchdog.look_out().context("starting the watchdog")?;
+    entitlements.watched_by(&watchdog);
+    tokio::spawn(watchdog.watch("main"));
     let interpreter = Interpreter::new(catalogue.clone(), account.livemode);
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
@@ -119,13 +126,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .gateway
         .as_ref()
         .map(|gateway| Fetcher::new(gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
-    let upkeep = upkeep.asking(fetcher);
+    let tolerance = Tolerance::STRIPE;
+    let compared = has_a_clock(&config).then_some(tolerance);
+    let upkeep = upkeep.asking(fetcher).comparing_clocks(compared);
 
     let under_way = UnderWay::default();
     let probe = Probe {
         ledger: Arc::clone(&ledger),
         cache: cache.clone(),
         webhook_configured: account.webhook_secrets.is_some(),
+        tolerance: compared,
         under_way: under_way.clone(),
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
@@ -145,7 +155,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         reader,
         interpreter,
         webhook_secrets: account.webhook_secrets,
-        tolerance: Tolerance::STRIPE,
+        tolerance,
         activity: activity.clone(),
         operators,
         sessions: SessionVerifier::new(jwt_secret, config.auth.issuer.clone()),
@@ -168,7 +178,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         admin: admin.address,
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
-    let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone())?;
+    let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone(), watchdog)?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {
         sandbox.deliver_to(&format!("http://{}/api/webhooks/stripe", addresses.public));
@@ -243,12 +253,14 @@ fn demo(config: &Config, sandbox: &Sandbox, keys: &SandboxKeys, activity: Activi
     }))
 }
 
-/// Who is told of the sandbox's time. PostgreSQL has a clock of its own, which nobody puts ahead.
+/// Whether the ledger has a clock of its own. A file's is this process's.
+const fn has_a_clock(config: &Config) -> bool {
+    matches!(config.ledger.store, LedgerStore::Postgres(_))
+}
+
+/// Who is told of the sandbox's time. A ledger's own clock nobody puts ahead.
 const fn tell_ahead(config: &Config) -> fn(i64) {
-    match config.ledger.store {
-        LedgerStore::Sqlite(_) => clock::put_ahead,
-        LedgerStore::Postgres(_) => |_| {},
-    }
+    if has_a_clock(config) { |_| {} } else { clock::put_ahead }
 }
 
 fn actor_limits(config: &Config) -> ActorLimits {

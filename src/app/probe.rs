@@ -6,7 +6,9 @@ use async_trait::async_trait;
 
 use crate::{
     cache::{BreakerState, Cache},
+    clock::{Clocks, Question, Skew},
     http::{Dependency, DependencyState, Readiness, ReadyReport, UnderWay},
+    intake::signature::Tolerance,
     ledger::Ledger,
 };
 
@@ -18,19 +20,23 @@ pub(super) struct Probe {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) cache: Cache,
     pub(super) webhook_configured: bool,
+    /// Of a webhook's signature, where the ledger has a clock of its own.
+    pub(super) tolerance: Option<Tolerance>,
     pub(super) under_way: UnderWay,
 }
 
 #[async_trait]
 impl Readiness for Probe {
     async fn check(&self) -> ReadyReport {
-        let (ledger, cache) = tokio::join!(self.check_ledger(), self.check_cache());
+        let ((ledger, clock), cache) = tokio::join!(self.check_ledger(), self.check_cache());
         let webhook = if self.webhook_configured {
             dependency("webhook", DependencyState::Ready, None)
         } else {
             dependency("webhook", DependencyState::Unready, Some("STRIPE_WEBHOOK_SECRET is not set"))
         };
-        ReadyReport::new(vec![ledger, cache, webhook])
+        let mut dependencies = vec![ledger, cache, webhook];
+        dependencies.extend(clock);
+        ReadyReport::new(dependencies)
     }
 
     fn is_stopping(&self) -> bool {
@@ -39,12 +45,18 @@ impl Readiness for Probe {
 }
 
 impl Probe {
-    async fn check_ledger(&self) -> Dependency {
-        match tokio::time::timeout(TIMEOUT, self.ledger.now()).await {
-            Ok(Ok(_)) => dependency("ledger", DependencyState::Ready, None),
-            Ok(Err(_)) => dependency("ledger", DependencyState::Unready, Some("out of reach")),
-            Err(_) => dependency("ledger", DependencyState::Unready, Some("too slow")),
-        }
+    /// The ledger answers with its time, which this machine's is compared with.
+    async fn check_ledger(&self) -> (Dependency, Option<Dependency>) {
+        let question = Question::begin();
+        let detail = match tokio::time::timeout(TIMEOUT, self.ledger.now()).await {
+            Ok(Ok(now)) => {
+                let clock = self.tolerance.map(|tolerance| check_clock(question.answered(now), tolerance));
+                return (dependency("ledger", DependencyState::Ready, None), clock);
+            }
+            Ok(Err(_)) => "out of reach",
+            Err(_) => "too slow",
+        };
+        (dependency("ledger", DependencyState::Unready, Some(detail)), None)
     }
 
     async fn check_cache(&self) -> Dependency {
@@ -56,6 +68,18 @@ impl Probe {
             Ok(Err(_)) | Err(_) => dependency("cache", DependencyState::Degraded, Some("out of reach")),
         }
     }
+}
+
+fn check_clock(skew: Skew, tolerance: Tolerance) -> Dependency {
+    let (status, detail) = match skew.clocks(tolerance.duration()) {
+        Clocks::Agree => (DependencyState::Ready, None),
+        Clocks::Apart => (DependencyState::Degraded, Some("this machine's clock and the database's are apart")),
+        Clocks::Hopeless => (
+            DependencyState::Unready,
+            Some("this machine's clock and the database's are so far apart that webhooks are refused"),
+        ),
+    };
+    dependency("clock", status, detail)
 }
 
 const fn dependency(name: &'static str, status: DependencyState, detail: Option<&'static str>) -> Dependency {

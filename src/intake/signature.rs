@@ -10,7 +10,7 @@
 //!
 //! [`VerifiedPayload`] has no other constructor than [`verify`]: what takes one cannot be reached by unsigned bytes.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -74,6 +74,12 @@ impl Tolerance {
     #[must_use]
     pub const fn seconds(seconds: u64) -> Self {
         Self(seconds)
+    }
+
+    /// How long that is.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
     }
 }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Upkeep;
 use crate::{
     cache::{Budget, key},
+    clock::{Clocks, Question},
     ledger::{Epoch, Instance},
 };
 
@@ -26,8 +27,10 @@ pub(super) async fn run(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
+        let question = Question::begin();
         match upkeep.beat().await {
             Ok(instances) => {
+                state.compare_clocks(&upkeep, &question, &instances);
                 state.look_after(&upkeep, &instances).await;
                 state.check_epoch(&upkeep);
             }
@@ -64,15 +67,34 @@ struct Watch {
     /// What this replica wrote into Redis last; 0 before the first time.
     canary: u64,
     epoch: Option<Epoch>,
+    clocks: Clocks,
     /// Redis has lost what was acknowledged, or none of it counts any more, and readers have not been shown everything again.
     memory_lost: bool,
 }
 
 impl Watch {
-    async fn look_after(&mut self, upkeep: &Upkeep, instances: &[Instance]) {
-        let Some(now) = instances.iter().find(|other| other.id == upkeep.instance).map(|own| own.last_seen) else {
+    /// Tells how far this machine's clock is from the ledger's, whose time the beat has brought along.
+    fn compare_clocks(&mut self, upkeep: &Upkeep, question: &Question, instances: &[Instance]) {
+        let Some((tolerance, beaten)) = upkeep.tolerance.zip(own_beat(upkeep, instances)) else { return };
+        let skew = question.answered(beaten);
+        let ahead = skew.ahead.as_seconds_f64();
+        metrics::gauge!("tollgate_clock_skew_seconds").set(ahead);
+        let clocks = skew.clocks(tolerance.duration());
+        if std::mem::replace(&mut self.clocks, clocks) == clocks {
             return;
-        };
+        }
+        match clocks {
+            Clocks::Agree => tracing::info!(ahead, "this machine's clock and the database's agree again"),
+            Clocks::Apart => tracing::warn!(ahead, "this machine's clock and the database's are apart"),
+            Clocks::Hopeless => tracing::error!(
+                ahead,
+                "this machine's clock and the database's are so far apart that webhooks are refused"
+            ),
+        }
+    }
+
+    async fn look_after(&mut self, upkeep: &Upkeep, instances: &[Instance]) {
+        let Some(now) = own_beat(upkeep, instances) else { return };
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);
         if !self.looked {
             // Whoever ran before us may have died a moment ago, long before it counts as dead.
@@ -123,6 +145,11 @@ impl Watch {
             self.memory_lost = !upkeep.redriver.since(now - key::META_TTL - MARGIN, usize::MAX, "lost memory").await;
         }
     }
+}
+
+/// When this replica beat last, by the ledger's clock.
+fn own_beat(upkeep: &Upkeep, instances: &[Instance]) -> Option<DateTime<Utc>> {
+    instances.iter().find(|other| other.id == upkeep.instance).map(|own| own.last_seen)
 }
 
 /// Whether it has been silent for too long, or spoke last before the clock was set back.

@@ -19,7 +19,7 @@ use crate::{
     actor::Entitlements,
     cache::{BreakerState, Cache},
     fetch::Fetcher,
-    intake::{Interpreter, Meaning},
+    intake::{Interpreter, Meaning, signature::Tolerance},
     ledger::{Instance, Ledger, LedgerError},
 };
 
@@ -66,6 +66,8 @@ pub struct Upkeep {
     interpreter: Interpreter,
     redriver: Redriver,
     fetcher: Option<Fetcher>,
+    /// Of a webhook's signature, where the ledger has a clock of its own.
+    tolerance: Option<Tolerance>,
     rhythm: Rhythm,
 }
 
@@ -88,7 +90,14 @@ impl Upkeep {
         rhythm: Rhythm,
     ) -> Self {
         let redriver = Redriver::new(Arc::clone(&ledger), cache.clone());
-        Self { instance, ledger, cache, entitlements, interpreter, redriver, fetcher: None, rhythm }
+        Self { instance, ledger, cache, entitlements, interpreter, redriver, fetcher: None, tolerance: None, rhythm }
+    }
+
+    /// Has this machine's clock compared with the ledger's, if that has one of its own: then `tolerance` is how far a webhook's
+    /// signature may be from this machine's.
+    #[must_use]
+    pub fn comparing_clocks(self, tolerance: Option<Tolerance>) -> Self {
+        Self { tolerance, ..self }
     }
 
     /// Has Stripe asked what events left open. Without, it waits.

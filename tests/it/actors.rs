@@ -4,7 +4,11 @@
 mod passivation;
 mod threads;
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    sync::{Arc, Barrier},
+    time::Duration,
+};
 
 use chrono::TimeDelta;
 use futures::{
@@ -23,6 +27,7 @@ use tollgate::{
     },
     ledger::LedgerError,
     watch::Hub,
+    watchdog::Watchdog,
 };
 use uuid::Uuid;
 
@@ -392,4 +397,21 @@ async fn a_stopped_room_refuses_instead_of_hanging() {
         async move { stage.apply(user(2), &event).await.is_err() }
     })
     .await;
+}
+
+#[actix_web::test]
+async fn a_thread_that_is_held_up_is_seen_and_holds_up_its_own_users_alone() {
+    let stage = Stage::new(ActorLimits { arbiters: 2, lanes: 2, ..LIMITS });
+    let watchdog = Watchdog::new(Duration::from_millis(500));
+    stage.entitlements.watched_by(&watchdog);
+    let release = Arc::new(Barrier::new(2));
+    stage.ledger.fail("evt_1", Fault::BlocksThread(Arc::clone(&release)));
+    let held_up = stage.spawn(user(3), "evt_1");
+    stage.until_begun(1).await;
+    assert_eq!(stage.apply(user(4), "evt_2").await, Ok(Outcome::Applied));
+    eventually(PATIENCE, "it is seen", async || watchdog.held_up() == ["actors"]).await;
+    assert_eq!(stage.apply(user(4), "evt_3").await, Ok(Outcome::Applied));
+    tokio::task::spawn_blocking(move || release.wait()).await.unwrap();
+    assert_eq!(held_up.await.unwrap(), Ok(Outcome::Applied));
+    eventually(PATIENCE, "it goes on", async || watchdog.held_up().is_empty()).await;
 }

@@ -36,6 +36,12 @@ const A_SECOND: TimeDelta = TimeDelta::seconds(1);
 /// Gives PRO until some seconds from now. Gives that moment.
 async fn give(server: &TestServer, user: Uuid, seconds: i64) -> DateTime<Utc> {
     let until = (Utc::now() + TimeDelta::seconds(seconds)).trunc_subsecs(3);
+    give_until(server, user, until).await;
+    until
+}
+
+/// Gives PRO until a moment.
+pub(crate) async fn give_until(server: &TestServer, user: Uuid, until: DateTime<Utc>) {
     let wish = json!({
         "id": Uuid::new_v4(), "level": "PRO", "until": until.to_rfc3339_opts(SecondsFormat::Millis, true),
         "operator": "robin", "reason": "a short one",
@@ -43,7 +49,6 @@ async fn give(server: &TestServer, user: Uuid, seconds: i64) -> DateTime<Utc> {
     let url = server.admin_url(&format!("/api/admin/entitlements/{user}/grants"));
     let given = Answer::of(client().post(url).json(&wish)).await;
     assert_eq!((given.status, &given.json["created"]), (200, &json!(true)), "{}", given.text);
-    until
 }
 
 /// Asks again and again until the end has a version of its own. Whoever asks a second after the end, or later, is told `FREE`.

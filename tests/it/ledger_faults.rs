@@ -70,6 +70,23 @@ async fn a_read_that_is_not_answered_ends_and_gives_the_pool_a_fresh_connection(
     ledger.entitlement(user()).await.unwrap();
 }
 
+/// Where `users` is another role's, its rows cannot be kept from being deleted meanwhile; the foreign keys see to it later.
+#[tokio::test]
+async fn a_role_that_may_not_lock_users_writes_all_the_same() {
+    let database = TestDatabase::new().await;
+    let (role, buyer) = (format!("tollgate_{}", uuid::Uuid::new_v4().simple()), user());
+    database
+        .execute(&format!(
+            "CREATE TABLE users (id uuid PRIMARY KEY); INSERT INTO users VALUES ('{buyer}'); CREATE ROLE {role} LOGIN; \
+             GRANT CREATE, USAGE ON SCHEMA public TO {role}; GRANT SELECT, INSERT, REFERENCES ON users TO {role}"
+        ))
+        .await;
+    let url = database.url().replace("postgres@", &format!("{role}@"));
+    PostgresLedger::migrate(&url, &built_in()).await.unwrap();
+    let ledger = PostgresLedger::connect(&url, Limits::default(), built_in()).await.unwrap();
+    assert_eq!(commit_one(&mut *ledger.lane(), purchase(buyer, "evt_1", "cs_1")).await.outcome, Outcome::Applied);
+}
+
 /// A column whose type changes makes every prepared statement that reads it useless, on every connection that has one.
 #[tokio::test]
 async fn connections_whose_statements_have_become_useless_are_replaced() {

@@ -16,8 +16,9 @@ use diesel::{QueryResult, result::Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures::{
     TryFutureExt,
-    future::{try_join, try_join4},
+    future::{try_join, try_join3, try_join4},
 };
+use uuid::Uuid;
 
 use super::{
     super::{
@@ -30,10 +31,10 @@ use super::{
         reach::{ReachRow, Reaches, named},
     },
     batch::{EventColumns, LockColumns, ObjectColumns, WriteColumns, held_place, names},
-    connection::classify,
+    connection::{Rights, classify},
     statements::{
-        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, InsertEvents, ReadAccounts, ReadObjects, ReadOwners,
-        ReadReaches, TryLocks, WaitLocks, WakeEvents, WriteAccounts, WriteFetches, WriteObjects,
+        ClaimEvents, CorrectEvents, FOREIGN_SOURCE, FindEvents, HoldUsers, InsertEvents, ReadAccounts, ReadObjects,
+        ReadOwners, ReadReaches, TryLocks, WaitLocks, WakeEvents, WriteAccounts, WriteFetches, WriteObjects,
     },
 };
 use crate::{
@@ -57,10 +58,13 @@ impl From<diesel::result::Error> for Failure {
 }
 
 /// Prepares every hot statement on a fresh connection, so that pipelined ones are sent in order.
-pub(super) async fn warm(mut connection: &AsyncPgConnection) -> QueryResult<()> {
+pub(super) async fn warm(mut connection: &AsyncPgConnection, rights: Rights) -> QueryResult<()> {
     connection.batch_execute("BEGIN").await?;
     let _: Vec<String> = TryLocks { places: &[], keys: &[], shared: &[] }.get_results(&mut connection).await?;
     let _: Vec<String> = WaitLocks { places: &[], keys: &[], shared: &[] }.get_results(&mut connection).await?;
+    if rights.may_hold_users {
+        let _: Vec<Uuid> = HoldUsers { users: &[] }.get_results(&mut connection).await?;
+    }
     let _: Vec<String> = insert_events(&EventColumns::default()).get_results(&mut connection).await?;
     let _: Vec<String> = claim_events(&EventColumns::default()).get_results(&mut connection).await?;
     let _: Vec<(String, String, Option<Vec<u8>>)> = FindEvents { ids: &[] }.get_results(&mut connection).await?;
@@ -85,13 +89,13 @@ pub(super) async fn transact(
     entries: &[&Entry],
     locks: Locks,
     catalogue: &Catalogue,
-    owns_users: bool,
+    rights: Rights,
 ) -> Result<Vec<Slot>, Failure> {
     let reaches = read_reaches(connection, entries).await?;
     let users = Users::of(entries, &reaches);
     let (fresh, waiting) = event_columns(entries, &reaches);
     let subjects = Subjects::of(entries);
-    let opened = open(connection, entries, &users, &reaches, &subjects, (&fresh, &waiting), locks).await?;
+    let opened = open(connection, entries, &users, &reaches, &subjects, (&fresh, &waiting), (locks, rights)).await?;
     let may_write =
         |index: usize| entries.get(index).is_some_and(|entry| opened.held.contains(&held_place(entry, index)));
     let mut first: HashSet<&str> = opened.first.iter().map(String::as_str).collect();
@@ -105,7 +109,7 @@ pub(super) async fn transact(
         accounts: load(users.ids.len(), opened.accounts),
         money: objects(opened.objects).map_err(Failure::Aborted)?,
     };
-    let decided = decide(entries, &users, may_write, &mut found, catalogue, owns_users)?;
+    let decided = decide(entries, &users, may_write, &mut found, catalogue, rights.owns_users)?;
 
     let mut writes = WriteColumns::default();
     for (user, loaded) in users.ids.iter().zip(&found.accounts) {
@@ -163,10 +167,10 @@ async fn open(
     reaches: &Reaches,
     subjects: &Subjects<'_>,
     events: (&EventColumns<'_>, &EventColumns<'_>),
-    locks: Locks,
+    (locks, rights): (Locks, Rights),
 ) -> Result<Opened, Failure> {
-    let (mut a, mut b, mut c, mut d, mut e, mut f) =
-        (connection, connection, connection, connection, connection, connection);
+    let (mut a, mut b, mut c, mut d, mut e, mut f, mut g) =
+        (connection, connection, connection, connection, connection, connection, connection);
     let columns = LockColumns::of(entries, reaches);
     let (places, keys, shared) = (&*columns.places, &*columns.keys, &*columns.shared);
     let lock = async {
@@ -180,7 +184,13 @@ async fn open(
     let accounts = ReadAccounts { users: &users.ids };
     let named: Vec<&str> = named(entries).into_iter().collect();
     let objects = ReadObjects { users: &users.ids, names: &named };
-    let read = try_join(accounts.get_results(&mut d), objects.get_results(&mut f));
+    let hold = async {
+        if rights.may_hold_users {
+            let _: Vec<Uuid> = HoldUsers { users: &users.ids }.get_results(&mut g).await?;
+        }
+        Ok(())
+    };
+    let read = try_join3(hold, accounts.get_results(&mut d), objects.get_results(&mut f));
     let again = async {
         if subjects.is_empty() {
             return Ok((Vec::new(), read_reaches(connection, entries).await?));
@@ -191,7 +201,7 @@ async fn open(
     };
     let begin = a.batch_execute("BEGIN");
     let first = try_join4(begin, lock, insert.get_results(&mut c), read).map_err(Failure::from);
-    let (((), held, mut first, (accounts, objects)), (owners, reaches)) = try_join(first, again).await?;
+    let (((), held, mut first, ((), accounts, objects)), (owners, reaches)) = try_join(first, again).await?;
     let held: Vec<String> = held;
     if !waiting.ids.is_empty() {
         let mut again = connection;

@@ -192,6 +192,17 @@ struct Identity {
     epoch: String,
     #[diesel(sql_type = diesel::sql_types::Bool)]
     owns_users: bool,
+    #[diesel(sql_type = diesel::sql_types::Bool)]
+    may_hold_users: bool,
+}
+
+/// What this service may do with `users`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rights {
+    /// The table is ours: whoever is new is written into it.
+    pub(super) owns_users: bool,
+    /// Its rows may be locked. Where not, whoever deletes a user may meet a deadlock with us, and is to try again.
+    pub(super) may_hold_users: bool,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -200,12 +211,12 @@ struct Word {
     word: String,
 }
 
-/// The epoch of the ledger behind this connection, and whether `users` is ours.
+/// The epoch of the ledger behind this connection, and what we may do with `users`.
 ///
 /// Besides the migration's random id it carries, where they may be read, the cluster's identity (a dump restored elsewhere is
 /// another ledger) and its timeline (which changes when a standby takes over, or a backup is rolled forward: both may have
 /// lost what was acknowledged).
-pub(super) async fn identity(connection: &AsyncPgConnection) -> Result<(Epoch, bool), LedgerError> {
+pub(super) async fn identity(connection: &AsyncPgConnection) -> Result<(Epoch, Rights), LedgerError> {
     identify(connection).await.map_err(|error| match classify(&error) {
         LedgerError::Refused { .. } => LedgerError::Unavailable(
             "the schema is missing: run `tollgate migrate`, or start with TOLLGATE_MIGRATE=true".into(),
@@ -215,10 +226,13 @@ pub(super) async fn identity(connection: &AsyncPgConnection) -> Result<(Epoch, b
 }
 
 /// The same, as the driver says it.
-pub(super) async fn identify(mut connection: &AsyncPgConnection) -> QueryResult<(Epoch, bool)> {
-    let found: Identity = diesel::sql_query("SELECT epoch::text AS epoch, owns_users FROM tollgate_ledger")
-        .get_result(&mut connection)
-        .await?;
+pub(super) async fn identify(mut connection: &AsyncPgConnection) -> QueryResult<(Epoch, Rights)> {
+    let found: Identity = diesel::sql_query(
+        "SELECT epoch::text AS epoch, owns_users, \
+         has_any_column_privilege('users', 'UPDATE') AS may_hold_users FROM tollgate_ledger",
+    )
+    .get_result(&mut connection)
+    .await?;
     let mut epoch = found.epoch;
     for question in [
         "SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS word \
@@ -235,7 +249,8 @@ pub(super) async fn identify(mut connection: &AsyncPgConnection) -> QueryResult<
             Err(error) => tracing::debug!(%error, "a part of the epoch may not be read"),
         }
     }
-    Ok((Epoch::new(&epoch), found.owns_users))
+    let Identity { owns_users, may_hold_users, .. } = found;
+    Ok((Epoch::new(&epoch), Rights { owns_users, may_hold_users }))
 }
 
 /// Stands for all states that the driver does not tell.

@@ -141,8 +141,7 @@ impl Writer {
         let limit = self.shared.connector.limits.transaction;
         let catalogue = self.shared.catalogue.get();
         // Pipelined statements must be sent in one go: no yielding between them for fairness.
-        let work =
-            tokio::task::unconstrained(transact(&connection, entries, locks, &catalogue, self.shared.owns_users));
+        let work = tokio::task::unconstrained(transact(&connection, entries, locks, &catalogue, self.shared.rights));
         let Ok(result) = tokio::time::timeout(limit, work).await else {
             // Where it stood is not known: perhaps at COMMIT. The connection is dropped with it, which aborts what can be.
             return Err(Failure::InDoubt);
@@ -171,7 +170,7 @@ impl Writer {
             let connection = self.shared.connector.connect().await?;
             let (epoch, _) = identity(&connection).await?;
             self.shared.epoch.observe(epoch);
-            warm(&connection).await.map_err(|error| classify(&error))?;
+            warm(&connection, self.shared.rights).await.map_err(|error| classify(&error))?;
             Ok(connection)
         };
         let connection = tokio::time::timeout(self.shared.connector.limits.transaction, ready)

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 pub use self::connection::Limits;
 use self::{
-    connection::{Connector, EpochSeen},
+    connection::{Connector, EpochSeen, Rights},
     lane::PostgresLane,
 };
 use super::{
@@ -54,7 +54,7 @@ struct Shared {
     connector: Connector,
     catalogue: LiveCatalogue,
     epoch: EpochSeen,
-    owns_users: bool,
+    rights: Rights,
 }
 
 impl PostgresLedger {
@@ -73,13 +73,12 @@ impl PostgresLedger {
     pub async fn connect(url: &str, limits: Limits, catalogue: impl Into<LiveCatalogue>) -> Result<Self, LedgerError> {
         let connector = Connector::new(url, limits);
         let connection = connector.connect().await?;
-        let (epoch, owns_users) =
-            tokio::time::timeout(limits.transaction, connection::identity(&connection))
-                .await
-                .map_err(|_| LedgerError::Unavailable("the database did not answer in time".into()))??;
+        let (epoch, rights) = tokio::time::timeout(limits.transaction, connection::identity(&connection))
+            .await
+            .map_err(|_| LedgerError::Unavailable("the database did not answer in time".into()))??;
         let epoch = EpochSeen::new(epoch);
         let pool = connector.pool(epoch.clone())?;
-        let shared = Arc::new(Shared { connector, catalogue: catalogue.into(), epoch, owns_users });
+        let shared = Arc::new(Shared { connector, catalogue: catalogue.into(), epoch, rights });
         Ok(Self { shared, pool })
     }
 

@@ -50,6 +50,15 @@ statement! {
 }
 
 statement! {
+    /// Keeps the users from being deleted before the end of the transaction: what depends on them is deleted with them, and would be waited for
+    /// while they are waited for. One that is being deleted is waited for here, and is not there for the statements after it.
+    HoldUsers -> diesel::sql_types::Uuid {
+        "SELECT id FROM users WHERE id = ANY(", users: [Uuid] as diesel::sql_types::Uuid;
+        ") ORDER BY id FOR KEY SHARE";
+    }
+}
+
+statement! {
     /// Writes into the inbox what is not there yet, in id order, for the places that are held. Who gets the row back is the
     /// first.
     InsertEvents -> Text {

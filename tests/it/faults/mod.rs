@@ -1,13 +1,17 @@
 //! Faults of the stores and of the way to them, made on real servers: nothing is lost, nothing is guessed, and it comes back by itself.
 //! docs/FAULTS.md is the table of all of them.
 
+mod clock;
 mod cold;
 mod crash;
+mod disk;
 mod doubt;
+mod log;
 #[cfg(feature = "fail-points")]
 mod points;
 mod postgres;
 mod redis;
+mod threads;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! A fresh ledger on each of the databases, and a look into its tables: one suite runs over all of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use chrono::Utc;
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, RunQueryDsl, SqliteConnection};
+use tokio_postgres::Client;
 use tollgate::config::catalogue;
-use tollgate::domain::plan::Catalogue;
+use tollgate::domain::{id::UserId, plan::Catalogue};
 use tollgate::ledger::Ledger;
 use tollgate::ledger::postgres::{self, PostgresLedger};
 use tollgate::ledger::sqlite::{Limits, OpenError, Purpose, SqliteLedger};
@@ -31,6 +32,9 @@ pub(crate) trait TestLedger: Send + Sync {
     /// Makes it so that a parked event was tried last that long ago.
     async fn last_tried(&self, event: &str, ago: Duration);
 
+    /// Deletes a user, as an application that owns them does.
+    async fn delete_user(&self, user: UserId);
+
     /// The only value of the only row.
     async fn value(&self, sql: &str) -> String {
         let [value] = <[String; 1]>::try_from(self.column(sql).await).expect("one row");
@@ -48,13 +52,15 @@ pub(crate) async fn ledger_on(database: &TestDatabase) -> Arc<PostgresLedger> {
 pub(crate) struct OnPostgres {
     database: TestDatabase,
     ledger: Arc<PostgresLedger>,
+    application: Client,
 }
 
 impl OnPostgres {
     pub(crate) async fn new() -> Self {
         let database = TestDatabase::new().await;
         let ledger = ledger_on(&database).await;
-        Self { database, ledger }
+        let application = database.connect().await.unwrap();
+        Self { database, ledger, application }
     }
 }
 
@@ -73,6 +79,10 @@ impl TestLedger for OnPostgres {
         let seconds = ago.as_secs();
         let moment = format!("now() - interval '{seconds} seconds'");
         self.database.execute(&format!("UPDATE stripe_events SET processed_at = {moment} WHERE id = '{event}'")).await;
+    }
+
+    async fn delete_user(&self, user: UserId) {
+        self.application.batch_execute(&format!("DELETE FROM users WHERE id = '{user}'")).await.unwrap();
     }
 }
 
@@ -112,8 +122,7 @@ impl TestFile {
 
     /// A connection of another program's, as a shell or a backup has one.
     pub(crate) fn connect(&self) -> SqliteConnection {
-        let path = self.path();
-        SqliteConnection::establish(path.to_str().expect("a path in UTF-8")).expect("a connection")
+        connect(&self.path())
     }
 
     /// Runs statements that must succeed.
@@ -131,6 +140,10 @@ impl TestFile {
             Err(error) => panic!("{sql}\n{error}"),
         }
     }
+}
+
+fn connect(path: &Path) -> SqliteConnection {
+    SqliteConnection::establish(path.to_str().expect("a path in UTF-8")).expect("a connection")
 }
 
 #[derive(diesel::QueryableByName)]
@@ -166,5 +179,13 @@ impl TestLedger for InAFile {
     async fn last_tried(&self, event: &str, ago: Duration) {
         let moment = (Utc::now() - ago).timestamp_micros();
         self.file.execute(&format!("UPDATE stripe_events SET processed_at = {moment} WHERE id = '{event}'"));
+    }
+
+    async fn delete_user(&self, user: UserId) {
+        let file = self.file.path();
+        let delete =
+            format!("PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON; DELETE FROM users WHERE id = '{user}'");
+        let deleted = tokio::task::spawn_blocking(move || connect(&file).batch_execute(&delete)).await;
+        deleted.unwrap().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! What the integration tests stand on: real servers that each test may break as it likes, and waiting without sleeping.
 
 pub(crate) mod browser;
+pub(crate) mod clock;
 pub(crate) mod event;
 pub(crate) mod ledger;
 pub(crate) mod ports;

@@ -44,9 +44,9 @@ pub(crate) struct PostgresServer {
 
 struct Cluster {
     server: Supervised,
-    program: PathBuf,
     port: u16,
-    arguments: Vec<String>,
+    /// What `env` is told.
+    line: Vec<String>,
 }
 
 impl PostgresServer {
@@ -63,13 +63,28 @@ impl PostgresServer {
 
     /// As [`Self::start_own`], with settings of `postgresql.conf` that differ, such as `("max_connections", "10")`.
     pub(crate) async fn start_own_with(settings: &[(&str, &str)]) -> Self {
-        let mut server = Supervised::new(&KIND);
+        Self::start_in(&[], settings).await
+    }
+
+    /// As [`Self::start_own_with`], in an environment with more in it, such as another clock.
+    pub(crate) async fn start_in(environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Self {
+        Self::start_supervised(Supervised::new(&KIND), environment, settings).await
+    }
+
+    /// On a disk of so many megabytes, to be filled. `None`, said aloud, where none can be made.
+    pub(crate) async fn start_on_small_disk(megabytes: u32) -> Option<Self> {
+        let server = Supervised::with_small_disk(&KIND, megabytes)?;
+        Some(Self::start_supervised(server, &[], &[]).await)
+    }
+
+    async fn start_supervised(mut server: Supervised, environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Self {
         initdb(&server).await;
-        let program = programs::find("postgres");
         loop {
             let port = free_port();
-            let arguments = arguments(server.directory(), port, settings);
-            let cluster = Cluster { server, program: program.clone(), port, arguments };
+            let mut line: Vec<String> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            line.push(programs::find("postgres").to_str().expect("a path in UTF-8").into());
+            line.extend(arguments(server.directory(), port, settings));
+            let cluster = Cluster { server, port, line };
             match cluster.start().await {
                 Ok(()) => {
                     return Self { cluster: Arc::new(cluster) };
@@ -139,6 +154,21 @@ impl PostgresServer {
         server.ended().await;
     }
 
+    /// Whether it runs: a crash that it does not recover from ends it.
+    pub(crate) fn is_running(&self) -> bool {
+        self.cluster.server.is_running()
+    }
+
+    /// Leaves no room on its disk: only where that is a small one.
+    pub(crate) async fn fill_disk(&self) {
+        self.cluster.server.run(Path::new("sh"), &["-c", "! cat /dev/zero >data/ballast"]).await;
+    }
+
+    /// Ends [`Self::fill_disk`].
+    pub(crate) async fn empty_disk(&self) {
+        self.cluster.server.run(Path::new("rm"), &["data/ballast"]).await;
+    }
+
     pub(crate) async fn restart(&self) {
         self.stop().await;
         self.start().await;
@@ -180,9 +210,14 @@ impl PostgresServer {
 
 impl Cluster {
     async fn start(&self) -> Result<(), StartError> {
-        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let pid_file = self.server.directory().join("data/postmaster.pid");
-        self.server.start(&self.program, &arguments, async |pid| says_ready(&pid_file, pid)).await
+        let line: Vec<&str> = self.line.iter().map(String::as_str).collect();
+        self.server.start(Path::new("/usr/bin/env"), &line, async |pid| says_ready(&self.pid_file(pid), pid)).await
+    }
+
+    /// A small disk is seen by the processes on it alone.
+    fn pid_file(&self, pid: u32) -> PathBuf {
+        let file = self.server.directory().join("data/postmaster.pid");
+        if file.exists() { file } else { PathBuf::from(format!("/proc/{pid}/root{}", file.display())) }
     }
 }
 

@@ -29,6 +29,19 @@ pub(crate) fn find_any(programs: &[&str]) -> Option<PathBuf> {
     programs.iter().find_map(|program| dirs.iter().map(|dir| dir.join(program)).find(|file| file.is_file()))
 }
 
+/// The library that gives a program another clock, in the directory of its own that packages put it into: one per kind of processor on
+/// Debian.
+pub(crate) fn find_faketime() -> PathBuf {
+    let parents = ["/usr/lib", "/usr/lib64", "/usr/local/lib"];
+    let below = parents.iter().flat_map(|parent| expand(&(parent, "", "faketime")));
+    let beside = parents.iter().map(|parent| Path::new(parent).join("faketime"));
+    below
+        .chain(beside)
+        .map(|dir| dir.join("libfaketimeMT.so.1"))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("libfaketime is not on this machine: run scripts/setup"))
+}
+
 /// The directories `<parent>/<prefix>*/<below>`, newest version first.
 fn expand((parent, prefix, below): &(&str, &str, &str)) -> Vec<PathBuf> {
     let Ok(entries) = Path::new(parent).read_dir() else {

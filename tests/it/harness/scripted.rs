@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Barrier, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Answers(LedgerError),
     /// It is written, and the answer is lost.
     CommitsInDoubt,
+    /// It holds up its whole thread until somebody else waits there, too; then it is written.
+    BlocksThread(Arc<Barrier>),
     /// The lane's thread ends with the whole batch in its hands.
     ThreadEnds,
     /// It is written, and the lane's thread ends before the answer.
@@ -200,6 +202,10 @@ impl Lane for ScriptedLane {
             let fault = self.ledger.books().faults.remove(&event);
             let result = match fault {
                 None => Ok(self.ledger.books().commit(user, &event)),
+                Some(Fault::BlocksThread(barrier)) => {
+                    barrier.wait();
+                    Ok(self.ledger.books().commit(user, &event))
+                }
                 Some(Fault::LanePanics) => panic!("the script says so"),
                 Some(Fault::Answers(error)) => Err(error),
                 Some(Fault::CommitsInDoubt) => {

@@ -115,6 +115,17 @@ impl Keys {
 impl TestServer {
     /// Starts the binary; gives what it wrote if it does not come up.
     pub(crate) async fn start(settings: &BTreeMap<String, String>) -> Result<Self, String> {
+        Self::start_through("exec \"$@\"", settings).await
+    }
+
+    /// Starts it with an output that is read until it listens, and then by nobody any more.
+    pub(crate) async fn start_unread(settings: &BTreeMap<String, String>) -> Result<Self, String> {
+        let reader = "sed -u '/\"listening\"/q'; exec sleep 600";
+        Self::start_through(&format!("mkfifo out && {{ {{ {reader}; }} <out & }} && exec \"$@\" >out"), settings).await
+    }
+
+    /// `shell` runs what it is given.
+    async fn start_through(shell: &str, settings: &BTreeMap<String, String>) -> Result<Self, String> {
         let process = Supervised::new(&KIND);
         let mut arguments: Vec<String> =
             vec!["-i".into(), format!("PATH={}", std::env::var("PATH").unwrap_or_default())];
@@ -122,7 +133,7 @@ impl TestServer {
             settings.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}={value}")),
         );
         // The working directory is the server's own, so no .env of a developer is read.
-        arguments.extend(["sh", "-c", "cd \"$0\" && exec \"$@\""].map(String::from));
+        arguments.extend(["sh".into(), "-c".into(), format!("cd \"$0\" && {shell}")]);
         arguments.push(process.directory().to_str().expect("a path in UTF-8").into());
         arguments.extend([env!("CARGO_BIN_EXE_tollgate"), "serve"].map(String::from));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -206,7 +217,12 @@ impl TestServer {
 
     /// Signs a body as this server's Stripe does now.
     pub(crate) fn sign(&self, body: &[u8]) -> String {
-        signature::sign(&self.keys.webhook_secret, unix_now(), body)
+        self.sign_at(body, unix_now())
+    }
+
+    /// Signs a body as it does at a moment, in seconds since 1970.
+    pub(crate) fn sign_at(&self, body: &[u8], at: i64) -> String {
+        signature::sign(&self.keys.webhook_secret, at, body)
     }
 
     /// A session token that this server takes.

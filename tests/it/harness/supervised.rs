@@ -51,15 +51,54 @@ pub(crate) enum StartError {
 impl Supervised {
     /// Makes the directory and its supervisor; starts no server yet.
     pub(crate) fn new(kind: &Kind) -> Self {
+        Self::create(kind, None)
+    }
+
+    /// As [`Self::new`], with a disk of so many megabytes of its own at `data`, which goes away with the last process that uses it. `None`,
+    /// said aloud, where nobody may make one.
+    pub(crate) fn with_small_disk(kind: &Kind, megabytes: u32) -> Option<Self> {
+        let ours = tempfile::tempdir().expect("a directory");
+        let mut trial = Command::new("unshare");
+        trial.args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]);
+        if let Some((uid, gid)) = user(kind, ours.path()) {
+            trial.uid(uid).gid(gid);
+        }
+        match trial.output() {
+            Ok(output) if output.status.success() => Some(Self::create(kind, Some(megabytes))),
+            refused => {
+                eprintln!("SKIPPED: no small disk can be made here: {refused:?}");
+                None
+            }
+        }
+    }
+
+    fn create(kind: &Kind, disk_megabytes: Option<u32>) -> Self {
         // Not the TMPDIR: its path may be too long for a unix socket, or closed to the user that the server runs as.
         let directory = tempfile::Builder::new()
             .prefix(&format!("tollgate-{}-", kind.name))
             .tempdir_in("/tmp")
             .expect("a directory in /tmp");
-        let metadata = directory.path().metadata().expect("our own directory");
-        let user = (kind.never_as_root && metadata.uid() == 0).then(unprivileged_user);
+        let user = user(kind, directory.path());
 
-        let mut command = Command::new("sh");
+        let mut command = match disk_megabytes {
+            None => Command::new("sh"),
+            Some(megabytes) => {
+                let disk = directory.path().join("data");
+                std::fs::create_dir(&disk).expect("our own directory");
+                let metadata = disk.metadata().expect("our own directory");
+                let (uid, gid) = user.unwrap_or((metadata.uid(), metadata.gid()));
+                chown(&disk, Some(uid), Some(gid)).expect("root may give files away");
+                // Root in a namespace may mount, and then is who it was before: PostgreSQL asks.
+                let mount = format!("mount -t tmpfs -o size={megabytes}m,mode=700 tmpfs \"$0\"");
+                let user = format!("unshare --user --map-user={uid} --map-group={gid} sh \"$@\"");
+                let mut command = Command::new("unshare");
+                command
+                    .args(["--map-root-user", "--mount", "sh", "-c"])
+                    .arg(format!("{mount} && exec {user}"))
+                    .arg(disk);
+                command
+            }
+        };
         command
             .arg("-c")
             .arg(include_str!("supervisor.sh"))
@@ -80,10 +119,12 @@ impl Supervised {
         let requests = child.stdin.take().expect("stdin is piped");
         let answers = BufReader::new(child.stdout.take().expect("stdout is piped"));
 
+        // Nobody can remove a directory that is mounted upon.
+        let mountpoint = disk_megabytes.map(|_| directory.path().to_owned());
         Self {
             // From here on the supervisor is the one that removes it.
             directory: directory.keep(),
-            supervisor: Arc::new(Mutex::new(Supervisor { child, requests: Some(requests), answers })),
+            supervisor: Arc::new(Mutex::new(Supervisor { child, requests: Some(requests), answers, mountpoint })),
             process: Mutex::new(None),
         }
     }
@@ -182,6 +223,8 @@ struct Supervisor {
     child: Child,
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
+    /// What the supervisor leaves behind.
+    mountpoint: Option<PathBuf>,
 }
 
 impl Supervisor {
@@ -202,12 +245,21 @@ impl Drop for Supervisor {
         if let Err(error) = self.child.wait() {
             eprintln!("the supervisor of a test server cannot be waited for: {error}");
         }
+        if let Some(Err(error)) = self.mountpoint.take().map(std::fs::remove_dir_all) {
+            eprintln!("the directory of a test server is left: {error}");
+        }
     }
 }
 
 /// A panic in one test must not be answered with a second one in the clean-up.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whom a server has to run as, who is root otherwise.
+fn user(kind: &Kind, directory: &Path) -> Option<(u32, u32)> {
+    let owner = directory.metadata().expect("a directory").uid();
+    (kind.never_as_root && owner == 0).then(unprivileged_user)
 }
 
 /// User and group id of an account without rights, for tests that run as root.

@@ -38,7 +38,11 @@ while :; do
         (
             # shellcheck disable=SC2016 # the inner shell expands these
             sh -c 'echo "$$" >"$0"; exec "$@"' "$directory/pid" "$@" </dev/null >>"$directory/log" 2>&1
-            echo "$?" >"$directory/exited"
+            status=$?
+            # libfaketime (clock.rs) leaves these behind if the server does not end by itself.
+            pid=$(cat "$directory/pid")
+            rm -f "/dev/shm/faketime_shm_$pid" "/dev/shm/sem.faketime_sem_$pid"
+            echo "$status" >"$directory/exited"
         ) >/dev/null &
         until [ -s "$directory/pid" ]; do sleep 0.01; done
         cat "$directory/pid"

@@ -1,6 +1,7 @@
 //! What holds of a ledger on every database. Each case runs on each of them, under its own name (`ledger::sqlite::…`).
 
 pub(crate) mod by_hand;
+mod deleted;
 mod fetched;
 mod fetches;
 pub(crate) mod money;
@@ -25,6 +26,7 @@ pub(super) use self::by_hand::{
     an_id_of_somebody_elses_grant_gives_nothing, how_many_were_bought_is_part_of_the_state,
     what_changed_is_remembered_with_whose_doing_it_was,
 };
+pub(super) use self::deleted::a_user_deleted_while_he_buys_is_gone_or_begins_anew;
 pub(super) use self::fetched::{
     a_customer_is_that_of_the_newest_purchase_and_nobody_elses,
     a_fetched_purchase_and_its_event_are_one_grant_in_either_order,

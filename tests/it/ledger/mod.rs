@@ -65,6 +65,7 @@ on_every_database! {
     a_subscriptions_events_on_many_lanes_at_once_end_in_the_last_state
     a_subscriptions_own_events_replace_what_its_checkout_said
     a_thousand_copies_in_one_batch_are_one_transaction
+    a_user_deleted_while_he_buys_is_gone_or_begins_anew
     an_end_that_is_known_before_all_else_stays_the_end
     an_id_of_somebody_elses_grant_gives_nothing
     an_ignored_event_is_no_duplicate_once_its_type_is_handled

@@ -66,7 +66,7 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room(
         "actor",
-        &["activity", "clock", "domain", "ledger", "cache", "metrics", "recent", "watch", "fail_point"],
+        &["activity", "clock", "domain", "ledger", "cache", "metrics", "recent", "watch", "watchdog", "fail_point"],
         "it orders commands per user and knows neither Stripe's JSON nor HTTP",
     ),
     room(
@@ -106,6 +106,7 @@ pub(super) const ROOMS: &[Room] = &[
     room("clock", &[], "everybody asks it what time it is"),
     room("fail_point", &[], "a test may stop anything anywhere"),
     room("recent", &[], "a container knows nothing of what it holds"),
+    room("watchdog", &[], "a thread is held up whatever it does"),
     room("metrics", &[], "everybody counts, so it may lean on nobody"),
     room("domain", &[], "it is pure: it cannot fail for reasons outside its arguments"),
 ];
@@ -156,6 +157,28 @@ const fn clock(tokens: &'static [&'static str]) -> Forbidden {
     Forbidden { rooms: &["domain"], tokens, why }
 }
 
+/// Rooms whose code runs on threads that others share.
+const fn blocking(tokens: &'static [&'static str]) -> Forbidden {
+    const SHARED: &[&str] = &[
+        "activity",
+        "actor",
+        "auth",
+        "billing",
+        "cache",
+        "demo",
+        "fetch",
+        "http",
+        "intake",
+        "operators",
+        "reader",
+        "recent",
+        "upkeep",
+        "watch",
+    ];
+    let why = "it holds up all others of its thread: await, or have it done by spawn_blocking in a room of its own";
+    Forbidden { rooms: SHARED, tokens, why }
+}
+
 const fn nowhere(tokens: &'static [&'static str], why: &'static str) -> Forbidden {
     Forbidden { rooms: &[], tokens, why }
 }
@@ -181,6 +204,13 @@ pub(super) const FORBIDDEN: &[Forbidden] = &[
         tokens: &["Utc", "::", "now"],
         why: "whether a level is over is told by the process's time: clock::now()",
     },
+    blocking(&["std", "::", "fs"]),
+    blocking(&["std", "::", "process"]),
+    blocking(&["std", "::", "net", "::", "TcpStream"]),
+    blocking(&["std", "::", "sync", "::", "mpsc"]),
+    blocking(&["block_on", "("]),
+    blocking(&["blocking_recv", "("]),
+    blocking(&["blocking_send", "("]),
     nowhere(
         &["do_send", "("],
         "it ignores a full mailbox and drops the message when the actor is gone: use try_send or send",
