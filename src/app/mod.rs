@@ -17,7 +17,7 @@ use std::{io, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use chrono::Utc;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use url::Url;
 use uuid::Uuid;
 
@@ -198,7 +198,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let (public_handle, admin_handle) = (public.handle(), admin.handle());
     let public = tokio::task::spawn_local(public);
     let admin = tokio::task::spawn_local(admin);
-    let ended_by = until_told_to_stop().await?;
+    let mut ends = Ends::listen()?;
+    let ended_by = ends.next().await;
     tracing::info!(signal = ended_by, "stopping");
     under_way.leave();
     reloading.abort();
@@ -232,7 +233,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = stop => tracing::info!("stopped"),
         () = tokio::time::sleep(limit) => bail!("stopping took longer than {limit:?}: gave up what was under way"),
-        again = until_told_to_stop() => bail!("told to stop twice ({}): gave up what was under way", again?),
+        again = ends.next() => bail!("told to stop twice ({again}): gave up what was under way"),
     }
     Ok(())
 }
@@ -306,12 +307,24 @@ fn install_metrics(telemetry: Arc<Telemetry>) -> anyhow::Result<PrometheusHandle
     Ok(prometheus)
 }
 
-/// Waits for a signal that ends the service and gives its name.
-async fn until_told_to_stop() -> anyhow::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// The signals that end the service. Both are heard from the moment when this is made: one that comes right after another is not missed.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Waits for the next one and gives its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
