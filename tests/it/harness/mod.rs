@@ -2,6 +2,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod event;
+pub(crate) mod history;
 pub(crate) mod ledger;
 pub(crate) mod ports;
 mod postgres;
