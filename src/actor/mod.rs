@@ -43,6 +43,7 @@ use crate::{
         id::{EventId, UserId},
         money::Report,
     },
+    fail_point::{self, Point},
     ledger::{Entry, Ledger, Note, Verdict},
     watch::Hub,
 };
@@ -147,6 +148,7 @@ impl Entitlements {
     pub async fn apply(&self, change: Change) -> Result<Outcome, ApplyError> {
         let user = change.user;
         tokio::time::timeout(self.inner.limits.reply_timeout, async {
+            fail_point::pass(Point::Mailbox, || entitlement::about(&change)).await;
             let lease = self.lease(user).await?;
             match lease.addr.send(Apply(change.clone())).await {
                 Ok(result) => result,

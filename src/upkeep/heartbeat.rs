@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Upkeep;
 use crate::{
     cache::{Budget, key},
+    fail_point::{self, Point},
     ledger::{Epoch, Instance},
 };
 
@@ -26,8 +27,10 @@ pub(super) async fn run(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
+        fail_point::pass(Point::Beat, String::new).await;
         match upkeep.beat().await {
             Ok(instances) => {
+                fail_point::pass(Point::Beaten, String::new).await;
                 state.look_after(&upkeep, &instances).await;
                 state.check_epoch(&upkeep);
             }

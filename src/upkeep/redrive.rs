@@ -11,6 +11,7 @@ use super::Upkeep;
 use crate::{
     cache::{Budget, Cache, Publication},
     clock,
+    fail_point::{self, Point},
     ledger::Ledger,
 };
 
@@ -99,10 +100,14 @@ impl Redriver {
                         mark: None,
                     })
                     .collect();
+                let about = || part.iter().map(|changed| changed.user.to_string()).collect::<Vec<_>>().join(" ");
                 let mut budget = Budget::new(PIPELINE_BUDGET);
-                if self.cache.publish_all(&publications, asked, &mut budget).await.is_err() {
+                if fail_point::try_pass(Point::RedriveShow, about).await.is_err()
+                    || self.cache.publish_all(&publications, asked, &mut budget).await.is_err()
+                {
                     return false;
                 }
+                fail_point::pass(Point::RedriveShown, about).await;
                 shown += part.len();
             }
             let oldest = page.last().map(|changed| changed.changed_at);
