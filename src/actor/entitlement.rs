@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     activity::{Activity, Step},
-    cache::{Budget, Cache, Publication},
+    cache::{Budget, Cache, CacheError, Publication},
     clock,
     domain::{
         change::{Cause, Change},
@@ -93,10 +93,7 @@ impl EntitlementActor {
 impl Tools {
     /// Duplicate check, ledger, readers: the whole way of one change.
     async fn apply(&self, user: UserId, change: Change) -> Result<Outcome, ApplyError> {
-        fail_point::pass(Point::ActorApply, || {
-            change.cause.event().map_or_else(|| user.to_string(), |event| event.id.to_string())
-        })
-        .await;
+        fail_point::pass(Point::ActorApply, || about(&change)).await;
         let epoch = self.ledger.epoch();
         let mut budget = Budget::new(self.cache_budget);
         if self.is_done(&change.cause, &epoch, &mut budget).await {
@@ -104,6 +101,7 @@ impl Tools {
         }
         let event = change.cause.event().map(|event| (event.id.clone(), event.kind.clone()));
         let committed = self.commit(Entry::Change(change)).await?;
+        fail_point::pass(Point::LedgerTold, || user.to_string()).await;
         if let Some((id, kind)) = &event
             && committed.outcome == Outcome::Applied
         {
@@ -150,8 +148,12 @@ impl Tools {
         if self.done.contains(&event.id, epoch) {
             return true;
         }
-        let is_marked = clock::now() - event.created > FIRST_DELIVERY_WITHIN
-            && self.cache.is_marked(&event.id, epoch.as_str(), budget).await.unwrap_or(false);
+        if clock::now() - event.created <= FIRST_DELIVERY_WITHIN {
+            return false;
+        }
+        fail_point::pass(Point::MarkAsk, || event.id.to_string()).await;
+        let is_marked = self.cache.is_marked(&event.id, epoch.as_str(), budget).await.unwrap_or(false);
+        fail_point::pass(Point::MarkAnswered, || event.id.to_string()).await;
         if is_marked {
             self.done.insert(event.id.clone(), epoch);
         }
@@ -159,11 +161,19 @@ impl Tools {
     }
 
     pub(super) async fn commit(&self, entry: Entry) -> Result<Committed, ApplyError> {
+        let user = entry.user();
         let answer = self.writer.submit(entry)?;
         match tokio::time::timeout(self.commit_timeout, answer).await {
             Ok(Ok(result)) => Ok(result?),
-            // The lane died with it, or is still at it.
-            Ok(Err(_)) | Err(_) => Err(ApplyError::InDoubt),
+            // The lane died with it, perhaps after its commit: readers are shown whatever the ledger says.
+            Ok(Err(_)) => {
+                if let Some(user) = user {
+                    self.unpublished.committed(user, 0);
+                }
+                Err(ApplyError::InDoubt)
+            }
+            // It is still at it.
+            Err(_) => Err(ApplyError::InDoubt),
         }
     }
 
@@ -177,8 +187,10 @@ impl Tools {
         budget: &mut Budget,
     ) -> bool {
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark };
-        fail_point::pass(Point::CacheShow, || user.to_string()).await;
-        let published = self.cache.publish(publication, clock::now(), budget).await;
+        let published = match fail_point::try_pass(Point::CacheShow, || user.to_string()).await {
+            Ok(()) => self.cache.publish(publication, clock::now(), budget).await,
+            Err(failed) => Err(CacheError::Failed(failed.to_string())),
+        };
         fail_point::pass(Point::CacheShown, || user.to_string()).await;
         self.hub.tell(user, epoch, entitlement.version);
         match published {
@@ -195,6 +207,11 @@ impl Tools {
             }
         }
     }
+}
+
+/// What a change is about, for whoever armed a fail point: its event, else its user.
+pub(super) fn about(change: &Change) -> String {
+    change.cause.event().map_or_else(|| change.user.to_string(), |event| event.id.to_string())
 }
 
 /// Whether the event may be marked as done. What waits in the inbox must not be: a redelivery wakes it.
@@ -237,6 +254,7 @@ impl Handler<Republish> for EntitlementActor {
         // From the ledger, not from memory: another replica may have gone further.
         let work = AssertUnwindSafe(async move {
             let _held = hold;
+            fail_point::pass(Point::Republish, || user.to_string()).await;
             let waiting = tools.unpublished.newest(user);
             let entitlement = tools.ledger.entitlement(user).await?;
             let mut budget = Budget::new(tools.cache_budget);

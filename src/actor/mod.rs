@@ -41,6 +41,7 @@ use crate::{
         id::{EventId, UserId},
         money::Report,
     },
+    fail_point::{self, Point},
     ledger::{Entry, Ledger, Note, Verdict},
     watch::Hub,
     watchdog::Watchdog,
@@ -138,6 +139,7 @@ impl Entitlements {
     pub async fn apply(&self, change: Change) -> Result<Outcome, ApplyError> {
         let user = change.user;
         tokio::time::timeout(self.inner.limits.reply_timeout, async {
+            fail_point::pass(Point::Mailbox, || entitlement::about(&change)).await;
             let Lease { addr, hold } = self.lease(user).await?;
             match addr.send(Apply { change: change.clone(), hold }).await {
                 Ok(result) => result,

@@ -172,8 +172,11 @@ async fn drive(ledger: Arc<dyn Ledger>, mut queue: mpsc::Receiver<Ticket>, batch
     let mut lane = ledger.lane();
     let mut batch = Vec::with_capacity(batch_max);
     while queue.recv_many(&mut batch, batch_max).await > 0 {
-        fail_point::pass(Point::LedgerBegin, || Entry::about(batch.iter().map(|ticket| &ticket.entry))).await;
-        let work = lane.commit(std::mem::replace(&mut batch, Vec::with_capacity(batch_max)));
+        let batch = std::mem::replace(&mut batch, Vec::with_capacity(batch_max));
+        let work = async {
+            fail_point::pass(Point::LedgerBegin, || Entry::about(batch.iter().map(|ticket| &ticket.entry))).await;
+            lane.commit(batch).await;
+        };
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
             // The batch's replies were dropped with it: their outcome is unknown, and said to be.
             metrics::counter!("tollgate_ledger_lane_panics_total").increment(1);

@@ -22,6 +22,7 @@ use crate::{
         id::{CustomerId, SessionId, UserId},
         plan::{Charge, Interval, Mode, Plan, Price},
     },
+    fail_point::{self, Point},
     ledger::SessionRecord,
 };
 
@@ -69,10 +70,12 @@ impl Shop {
             let key = stripe_key(user, &offer, attempt);
             let order = self.order(user, customer.as_ref(), plan, price, trial_days);
             let permit = self.may_call()?;
+            fail_point::pass(Point::CheckoutOpen, || user.to_string()).await;
             let answer = gateway.create_checkout_session(order, &key).await;
             drop(permit);
             match answer.map(read) {
                 Ok(Some(started)) => {
+                    fail_point::pass(Point::CheckoutOpened, || user.to_string()).await;
                     // If this fails, the user's next try gets the same session, and records it.
                     self.record(user, plan, price, &started, key).await?;
                 }

@@ -18,6 +18,7 @@ use crate::{
         id::{PaymentIntentId, SubscriptionId},
         money::Report,
     },
+    fail_point::{self, Point},
     intake::{Interpreter, interpret::fetched},
     ledger::{Fetch, FetchEnd, FetchReason, Ledger},
 };
@@ -110,7 +111,9 @@ impl Fetcher {
     /// Asks one question and notes what became of it. Whether it was answered.
     async fn settle(&self, fetch: &Fetch) -> bool {
         let (object, reason) = (&fetch.object, fetch.reason.as_str());
+        fail_point::pass(Point::FetchAsk, || object.to_string()).await;
         let result = self.ask(fetch).await;
+        fail_point::pass(Point::FetchApplied, || object.to_string()).await;
         let end = match &result {
             Ok(outcome) => {
                 tracing::info!(%object, reason, ?outcome, "Stripe was asked");
@@ -166,6 +169,7 @@ impl Fetcher {
         // Nobody has it any more.
         let Some(known_at) = known_at else { return Ok(None) };
         let answer = self.gateway.retrieve_subscription(id.as_str()).await?;
+        fail_point::pass(Point::FetchAnswered, || id.to_string()).await;
         let unowned = self.interpreter.read_subscription(id, &answer.json, known_at, given_at(&answer)?)?;
         applied(self.entitlements.apply_unowned(unowned).await?.1)
     }

@@ -136,6 +136,7 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
     fail_point::pass(Point::Meaning, || envelope.event().id.to_string()).await;
     let meaning = state.interpreter.meaning(envelope);
     let event = meaning.event().map(Told::of).ok_or(ApiError::Internal)?;
+    fail_point::pass(Point::Understood, || event.id.to_string()).await;
     let (user, outcome) = match meaning {
         Meaning::Change(change) => (Some(change.user), state.entitlements.apply(change).await),
         Meaning::Unowned(unowned) => match state.entitlements.apply_unowned(unowned).await {
@@ -188,6 +189,7 @@ async fn signed(
             _ => ApiError::InvalidSignature,
         }
     })?;
+    fail_point::pass(Point::Signed, String::new).await;
     Ok((payload, room))
 }
 

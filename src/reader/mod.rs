@@ -14,9 +14,10 @@ use futures::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    cache::{Budget, Cache, Publication},
+    cache::{Budget, Cache, CacheError, Publication},
     clock,
     domain::{entitlement::Entitlement, id::UserId},
+    fail_point::{self, Point},
     ledger::{Ledger, LedgerError},
 };
 
@@ -97,7 +98,10 @@ impl EntitlementReader {
         let wanted = min_version.unwrap_or(0);
         let epoch = self.inner.ledger.epoch();
         let mut budget = Budget::new(self.inner.cache_budget);
-        let cached = self.inner.cache.get(user, epoch.as_str(), clock::now(), &mut budget).await;
+        let cached = match fail_point::try_pass(Point::ReadCache, || user.to_string()).await {
+            Ok(()) => self.inner.cache.get(user, epoch.as_str(), clock::now(), &mut budget).await,
+            Err(failed) => Err(CacheError::Failed(failed.to_string())),
+        };
         if let Ok(Some(entitlement)) = cached
             && entitlement.version >= wanted
         {
@@ -117,6 +121,7 @@ impl EntitlementReader {
     }
 
     async fn ask_ledger(&self, user: UserId) -> Result<Entitlement, ReadError> {
+        fail_point::pass(Point::ReadFlight, || user.to_string()).await;
         let flight = match self.inner.flights.entry(user) {
             Entry::Occupied(flight) => flight.get().clone(),
             Entry::Vacant(vacant) => vacant.insert(self.take_off(user)).clone(),
@@ -133,7 +138,15 @@ impl EntitlementReader {
         let task = tokio::spawn(async move {
             let inner = &reader.inner;
             let (asked, answer) = match timeout(TURN, inner.ledger_reads.acquire()).await {
-                Ok(Ok(_permit)) => (clock::now(), inner.ledger.entitlement(user).await),
+                Ok(Ok(_permit)) => {
+                    let asked = clock::now();
+                    let answer = match fail_point::try_pass(Point::ReadLedger, || user.to_string()).await {
+                        Ok(()) => inner.ledger.entitlement(user).await,
+                        Err(failed) => Err(LedgerError::Unavailable(failed.to_string())),
+                    };
+                    fail_point::pass(Point::ReadAnswered, || user.to_string()).await;
+                    (asked, answer)
+                }
                 Ok(Err(_)) | Err(_) => (clock::now(), Err(LedgerError::Unavailable("too many ask already".into()))),
             };
             // From here on a new question is a new flight.
@@ -160,8 +173,10 @@ impl EntitlementReader {
         let epoch = self.inner.ledger.epoch();
         let mut budget = Budget::new(self.inner.cache_budget);
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark: None };
+        fail_point::pass(Point::ReadFill, || user.to_string()).await;
         if let Err(error) = self.inner.cache.publish(publication, asked, &mut budget).await {
             tracing::debug!(%error, "what was read was not cached");
         }
+        fail_point::pass(Point::ReadFilled, || user.to_string()).await;
     }
 }

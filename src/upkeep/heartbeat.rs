@@ -9,6 +9,7 @@ use super::Upkeep;
 use crate::{
     cache::{Budget, key},
     clock::{Clocks, Question},
+    fail_point::{self, Point},
     ledger::{Epoch, Instance},
 };
 
@@ -27,9 +28,11 @@ pub(super) async fn run(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
+        fail_point::pass(Point::Beat, String::new).await;
         let question = Question::begin();
         match upkeep.beat().await {
             Ok(instances) => {
+                fail_point::pass(Point::Beaten, String::new).await;
                 state.compare_clocks(&upkeep, &question, &instances);
                 state.look_after(&upkeep, &instances).await;
                 state.check_epoch(&upkeep);

@@ -11,6 +11,7 @@ use super::Upkeep;
 use crate::{
     cache::{Budget, Cache, Publication, Published},
     clock,
+    fail_point::{self, Point},
     ledger::Ledger,
 };
 
@@ -116,8 +117,11 @@ impl Redriver {
                         mark: None,
                     })
                     .collect();
+                let about = || part.iter().map(|changed| changed.user.to_string()).collect::<Vec<_>>().join(" ");
                 let mut budget = Budget::new(PIPELINE_BUDGET);
+                fail_point::try_pass(Point::RedriveShow, about).await.ok()?;
                 let published = self.cache.publish_all(&publications, asked, &mut budget).await.ok()?;
+                fail_point::pass(Point::RedriveShown, about).await;
                 shown += part.len();
                 let met = part.iter().zip(published).filter(|(_, met)| *met == Published::Written);
                 news.extend(met.map(|(changed, _)| changed.changed_at));

@@ -13,6 +13,7 @@ use crate::{
         event::{Outcome, ParkReason},
         id::UserId,
     },
+    fail_point::{self, Point},
     intake::Meaning,
     ledger::{FetchCount, FetchReason, ParkedCount},
 };
@@ -47,6 +48,7 @@ pub(super) async fn lapsed(upkeep: Upkeep) {
 
 async fn lapse(upkeep: &Upkeep, user: UserId, version: u64) -> UserId {
     let change = Change { user, found_by: None, cause: Cause::Time, effect: Effect::Lapse { version } };
+    fail_point::pass(Point::SweepLapse, || user.to_string()).await;
     match upkeep.entitlements.apply(change).await {
         Ok(Outcome::Applied) => metrics::counter!("tollgate_entitlements_lapsed_total").increment(1),
         Ok(_) => {}
@@ -65,6 +67,7 @@ pub(super) async fn parked(upkeep: Upkeep) {
         // Together: one that takes long must not keep the others from being applied within seconds.
         futures::stream::iter(due)
             .for_each_concurrent(IN_FLIGHT, async |event| {
+                fail_point::pass(Point::SweepParked, || event.id.to_string()).await;
                 let result = match upkeep.read_parked(&event.payload) {
                     Some(Meaning::Change(change)) => {
                         let user = change.user;

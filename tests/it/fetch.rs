@@ -66,14 +66,14 @@ fn list(objects: &[Value]) -> Value {
 }
 
 /// A user with two states of one second, of which events do not tell the later one: PRO holds till Stripe is asked.
-struct Tied {
-    user: Uuid,
-    id: String,
+pub(crate) struct Tied {
+    pub(crate) user: Uuid,
+    pub(crate) id: String,
     second: i64,
 }
 
 impl Tied {
-    async fn on(server: &TestServer) -> Self {
+    pub(crate) async fn on(server: &TestServer) -> Self {
         let tied =
             Self { user: Uuid::new_v4(), id: format!("sub_{}", Uuid::new_v4().simple()), second: unix_now() - 60 };
         for status in ["active", "unpaid"] {
@@ -82,7 +82,7 @@ impl Tied {
         tied
     }
 
-    fn as_stripe_has_it(&self, status: &str) -> Value {
+    pub(crate) fn as_stripe_has_it(&self, status: &str) -> Value {
         subscription(&self.id, self.user, status, self.second + 30 * DAY)
     }
 
@@ -92,7 +92,7 @@ impl Tied {
         assert_eq!((answer.status, &answer.json["processed"]), (200, &json!(true)), "{}", answer.text);
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("subscriptions/{}", self.id)
     }
 }

@@ -96,6 +96,9 @@ pub(super) async fn transact(
     let (fresh, waiting) = event_columns(entries, &reaches);
     let subjects = Subjects::of(entries);
     let opened = open(connection, entries, &users, &reaches, &subjects, (&fresh, &waiting), (locks, rights)).await?;
+    fail_point::try_pass(Point::LedgerLocked, || Entry::about(entries.iter().copied()))
+        .await
+        .map_err(|_| Failure::Aborted(given_up()))?;
     let may_write =
         |index: usize| entries.get(index).is_some_and(|entry| opened.held.contains(&held_place(entry, index)));
     let mut first: HashSet<&str> = opened.first.iter().map(String::as_str).collect();

@@ -7,7 +7,10 @@ use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionW
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::super::{LedgerError, MigrationReport};
-use crate::domain::plan::Catalogue;
+use crate::{
+    domain::plan::Catalogue,
+    fail_point::{self, Point},
+};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
@@ -42,7 +45,7 @@ fn run_blocking(
     levels: Vec<String>,
 ) -> Result<MigrationReport, Box<dyn std::error::Error + Send + Sync>> {
     let mut connection: AsyncConnectionWrapper<AsyncPgConnection> = connection.into();
-    connection.transaction(|connection| {
+    let report = connection.transaction(|connection| {
         // Released with the transaction, whatever happens to this process; and PgBouncer's transaction mode keeps it.
         diesel::sql_query(format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).execute(connection)?;
         let applied = connection.run_pending_migrations(MIGRATIONS)?.iter().map(ToString::to_string).collect();
@@ -62,6 +65,9 @@ fn run_blocking(
                 levels_added.push(level);
             }
         }
-        Ok(MigrationReport { applied, levels_added })
-    })
+        fail_point::pass_now(Point::MigrateCommit, String::new);
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(MigrationReport { applied, levels_added })
+    })?;
+    fail_point::pass_now(Point::Migrated, String::new);
+    Ok(report)
 }

@@ -70,10 +70,10 @@ fn transact(loan: &mut Loan, entries: &[&Entry], catalogue: &Catalogue) -> Resul
     let mut committing = false;
     let begun = connection.batch_execute("BEGIN IMMEDIATE").map_err(aborted);
     let result = begun.and_then(|()| write(connection, entries, catalogue)).and_then(|slots| {
-        fail_point::pass_now(Point::LedgerCommit, || Entry::about(entries.iter().copied()));
+        fail_point::pass_now(Point::FileCommit, || Entry::about(entries.iter().copied()));
         committing = true;
         connection.batch_execute("COMMIT").map_err(aborted)?;
-        fail_point::pass_now(Point::LedgerCommitted, || Entry::about(entries.iter().copied()));
+        fail_point::pass_now(Point::FileCommitted, || Entry::about(entries.iter().copied()));
         Ok(slots)
     });
     result.map_err(|failure| {

@@ -23,6 +23,7 @@ use super::{
     connection::{FileId, LockedFile, Role, url},
     schema::tollgate_ledger,
 };
+use crate::fail_point::{self, Point};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -124,7 +125,11 @@ fn try_open(path: &Path, purpose: Purpose, limits: Limits) -> Result<Opened, Pro
     if mode != "wal" {
         return Err(Problem::Unusable("its file system has no shared memory, which the write-ahead log needs".into()));
     }
-    let (report, epoch) = writer.immediate_transaction(|writer| migrate(writer, purpose))?;
+    let (report, epoch) = writer.immediate_transaction(|writer| {
+        let migrated = migrate(writer, purpose)?;
+        fail_point::pass_now(Point::FileMigrate, String::new);
+        Ok::<_, Problem>(migrated)
+    })?;
     Ok(Opened { file: Arc::new(locked), writer, epoch, report })
 }
 

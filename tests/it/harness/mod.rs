@@ -3,6 +3,7 @@
 pub(crate) mod browser;
 pub(crate) mod clock;
 pub(crate) mod event;
+pub(crate) mod history;
 pub(crate) mod ledger;
 pub(crate) mod ports;
 mod postgres;

@@ -252,14 +252,17 @@ impl TestServer {
 
     /// Asks for a checkout as a user.
     pub(crate) async fn checkout(&self, user: Uuid, level: &str, key: Option<&str>) -> Answer {
-        let mut request = client()
-            .post(self.url("/api/checkout/session"))
-            .bearer_auth(self.token(user))
-            .json(&json!({ "entitlementLevel": level }));
+        let mut request = self.checkout_request(user, level);
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
         Answer::of(request).await
+    }
+
+    /// What a user sends to ask for a checkout.
+    pub(crate) fn checkout_request(&self, user: Uuid, level: &str) -> reqwest::RequestBuilder {
+        let request = client().post(self.url("/api/checkout/session")).bearer_auth(self.token(user));
+        request.json(&json!({ "entitlementLevel": level }))
     }
 }
 

@@ -5,6 +5,7 @@
 //! Source is read as tokens (`tokens.rs`), so comments and strings never count, and neither does `#[cfg(test)]` code.
 
 mod documents;
+mod fail_points;
 mod rules;
 mod samples;
 mod tokens;
