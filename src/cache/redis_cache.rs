@@ -1,6 +1,11 @@
 //! The cache on Redis: a multiplexed connection per thread, the version script, the breaker.
 
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    sync::Arc,
+    thread::{self, ThreadId},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use redis::{
@@ -58,6 +63,8 @@ struct Connection {
     failures: Arc<Failures>,
     /// How often the breaker had opened when it was made.
     openings: u64,
+    /// Where its driver runs.
+    thread: ThreadId,
 }
 
 impl RedisCache {
@@ -89,14 +96,16 @@ impl RedisCache {
     }
 
     /// This thread's connection. One from before an outage is replaced: where a firewall has forgotten it, or another machine has
-    /// taken Redis' address, nothing ever comes back on it, not even an error.
+    /// taken Redis' address, nothing ever comes back on it, not even an error. So is that of a thread that has ended: the next thread finds it in
+    /// its place, without a driver.
     fn connection(&self) -> Result<Connection, RedisError> {
+        let thread = thread::current().id();
         let open = || {
             let openings = self.breaker.openings();
-            (self.template)().map(|manager| Connection { manager, failures: Arc::default(), openings })
+            (self.template)().map(|manager| Connection { manager, failures: Arc::default(), openings, thread })
         };
         let mut own = self.connections.get_or_try(|| open().map(RefCell::new))?.borrow_mut();
-        if own.openings != self.breaker.openings() {
+        if own.openings != self.breaker.openings() || own.thread != thread {
             *own = open()?;
         }
         Ok(own.clone())

@@ -68,6 +68,7 @@ async fn the_lanes_of_a_thread_that_ended_waited_for_a_message_to_its_router() {
 #[actix_web::test]
 async fn a_lane_that_cannot_be_made_is_made_again() {
     let stage = Stage::new(TWO_THREADS);
+    lanes_live(&stage).await;
     stage.ledger.fail("evt_1", Fault::LanePanics);
     stage.ledger.panic_in_lanes(2);
     let in_hand = stage.apply(user(1), "evt_1").await;
