@@ -114,14 +114,6 @@ impl StripeGateway {
         self.get(object("/subscriptions/", id))
     }
 
-    /// A charge (`GET /v1/charges/{id}`).
-    ///
-    /// # Errors
-    /// See [`GatewayError`]; [`GatewayError::is_missing`] if there is none.
-    pub fn retrieve_charge<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Fetched, GatewayError>> {
-        self.get(object("/charges/", id))
-    }
-
     /// A PaymentIntent with its newest charge in `latest_charge`, or null there
     /// (`GET /v1/payment_intents/{id}?expand[]=latest_charge`).
     ///

@@ -1,9 +1,13 @@
 //! An HTTP server of a test's own, in a thread with a runtime of its own, so that it outlives and outpaces whatever the test does to
 //! its own runtime.
 
-use std::{net::SocketAddr, thread::JoinHandle};
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle};
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::{
+    App, FromRequest, Handler, HttpServer, Responder,
+    dev::{Server, ServerHandle},
+    web::{self, Data},
+};
 use tokio::sync::oneshot;
 
 /// A running server. Dropping it stops it.
@@ -26,6 +30,23 @@ impl Served {
         });
         let (addresses, server) = start.await.expect("the server starts");
         Self { addresses, server, thread: Some(thread) }
+    }
+
+    /// Has one handler answer every request, on a free port of 127.0.0.1.
+    pub(crate) async fn answering<S, H, Args>(state: &Arc<S>, handler: H) -> Self
+    where
+        S: Send + Sync + 'static,
+        H: Handler<Args> + Send + Clone,
+        H::Output: Responder + 'static,
+        Args: FromRequest + 'static,
+    {
+        let state = Data::from(Arc::clone(state));
+        Self::start(move || {
+            let app = move || App::new().app_data(state.clone()).default_service(web::to(handler.clone()));
+            let server = HttpServer::new(app).workers(1).disable_signals().bind(("127.0.0.1", 0)).expect("a free port");
+            (server.addrs(), server.run())
+        })
+        .await
     }
 }
 

@@ -6,9 +6,9 @@ use std::{
 };
 
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer,
+    HttpRequest, HttpResponse,
     http::StatusCode,
-    web::{self, Bytes, Data},
+    web::{Bytes, Data},
 };
 use secrecy::SecretString;
 use serde_json::Value;
@@ -69,16 +69,7 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) async fn start() -> Self {
         let book = Arc::new(Mutex::new(Book::default()));
-        let shared = Data::from(Arc::clone(&book));
-        let served = Served::start(move || {
-            let server = HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(receive)))
-                .workers(1)
-                .disable_signals()
-                .bind(("127.0.0.1", 0))
-                .expect("a free port");
-            (server.addrs(), server.run())
-        })
-        .await;
+        let served = Served::answering(&book, receive).await;
         Self { url: format!("http://{}/hook", served.addresses[0]), book, _served: served }
     }
 

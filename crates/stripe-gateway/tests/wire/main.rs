@@ -250,14 +250,12 @@ async fn objects_are_fetched_as_they_are_with_stripes_time() {
         Reply::Answer("200 OK", dated, body.to_owned()),
         Reply::Answer("200 OK", dated, body.to_owned()),
         Reply::Answer("200 OK", dated, body.to_owned()),
-        Reply::Answer("200 OK", dated, body.to_owned()),
     ];
     let server = Server::start(script).await;
     let gateway = StripeGateway::new(config(&server)).unwrap().in_background();
     let fetched = gateway.retrieve_session("cs_test_1").await.unwrap();
     assert_eq!((&fetched.json[..], fetched.at), (body.as_bytes(), 1_792_567_680));
     gateway.retrieve_subscription("sub_1").await.unwrap();
-    gateway.retrieve_charge("ch_1").await.unwrap();
     gateway.retrieve_payment_intent("pi_1").await.unwrap();
     gateway.invoice_payments_of("pi_1&limit=1").await.unwrap();
     gateway.retrieve_invoice("in_1").await.unwrap();
@@ -272,7 +270,6 @@ async fn objects_are_fetched_as_they_are_with_stripes_time() {
             "/v1/checkout/sessions/cs_test_1",
             "/v1/checkout/sessions/cs_test_1",
             "/v1/subscriptions/sub_1",
-            "/v1/charges/ch_1",
             "/v1/payment_intents/pi_1?expand%5B%5D=latest_charge",
             list,
             "/v1/invoices/in_1",

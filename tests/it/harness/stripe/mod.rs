@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, LOCATION};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::Value;
 use tollgate::sandbox::form;
 
@@ -80,16 +80,7 @@ impl StandInStripe {
     /// Starts on a free port of 127.0.0.1.
     pub(crate) async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let shared = web::Data::from(Arc::clone(&state));
-        let served = Served::start(move || {
-            let server = HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(serve)))
-                .workers(1)
-                .disable_signals()
-                .bind(("127.0.0.1", 0))
-                .expect("a free port");
-            (server.addrs(), server.run())
-        })
-        .await;
+        let served = Served::answering(&state, serve).await;
         let address = served.addresses[0];
         let url = format!("http://{address}");
         state.lock().unwrap().url.clone_from(&url);
