@@ -8,6 +8,9 @@ mod doubt;
 mod points;
 mod postgres;
 mod redis;
+#[cfg(feature = "fail-points")]
+mod replicas;
+mod rolling;
 
 use std::time::Duration;
 
