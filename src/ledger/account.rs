@@ -69,7 +69,7 @@ pub(super) struct Loaded {
     /// What is to be remembered of how the state changed.
     pub(super) history: Vec<HistoryRow>,
     /// A grant whose kind or status is a word of a newer version: what it gives is not known here.
-    unread: Option<String>,
+    pub(super) unread: Option<String>,
 }
 
 impl Loaded {

@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     harness::{
-        TestDatabase,
+        PATIENCE, TestDatabase,
         event::SessionEvent,
+        eventually,
         server::{World, unix_now},
     },
     ledger::{commit, commit_one, ledger_on, purchase, user},
@@ -100,10 +101,15 @@ async fn what_the_oldest_version_wrote_is_read_and_gone_on_from() {
     assert_eq!((&read["entitlementLevel"], &read["version"]), (&json!("TRIAL"), &json!(3)));
     assert_eq!(server.deliver(&bought.json()).await.json, json!({ "ok": true, "idempotent": true }));
 
-    // Its cached values say no quantity.
     let epoch = world.redis.get(&format!("webhook:event:{id}")).await.expect("a mark is the epoch");
     let fresh_until = ((unix_now() + 600) * 1000).to_string();
     let meta = format!("{{entitlements:{cached}}}:meta");
+    eventually(PATIENCE, "the start has shown what was there", || async {
+        !world.redis.hgetall(&meta).await.is_empty()
+    })
+    .await;
+    // Cached values of the oldest version say no quantity.
+    world.redis.command::<i64>(&["DEL", &meta]).await;
     let hash =
         ["HSET", &meta, "level", "PRO", "expires_at", "", "version", "2", "epoch", &epoch, "fresh_until", &fresh_until];
     world.redis.command::<i64>(&hash).await;

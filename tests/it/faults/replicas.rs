@@ -96,9 +96,9 @@ async fn a_replica_that_goes_on_in_its_transaction_finishes_it_and_the_redeliver
     assert_eq!(world.database.value("SELECT count(*) FROM user_entitlements").await, "1");
 }
 
-/// Between the commit and what readers are shown: the others show it, and what comes late takes nothing newer away.
+/// Between the commit and what readers are shown: the others show it, and what comes late is refused.
 #[actix_web::test]
-async fn what_a_replica_that_stands_still_has_not_shown_others_show_and_its_late_write_harms_nothing() {
+async fn what_a_replica_that_stands_still_has_not_shown_others_show_and_its_late_write_is_refused() {
     let world = World::new().await;
     let server = world.serve_with(&[PATIENT_WITH_REDIS, ("TOLLGATE_REPLY_TIMEOUT", "1m")]).await;
     let ledger = ledger_on(&world.database).await;

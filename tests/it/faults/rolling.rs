@@ -132,7 +132,7 @@ impl Fleet {
         let mut turn = reader;
         while !self.is_over.load(SeqCst) {
             sleep(PACE).await;
-            let (place, is_bound) = (turn % BUYERS, turn / BUYERS % 2 == 0);
+            let (place, is_bound) = (turn % BUYERS, (turn / BUYERS).is_multiple_of(2));
             turn += 1;
             let buyer = &self.buyers[place];
             let acknowledged = buyer.acknowledged.load(SeqCst);
