@@ -78,6 +78,11 @@ const OLDEST: &[&str] = &[
 #[tokio::test]
 async fn what_the_oldest_version_wrote_is_read_and_gone_on_from() {
     let world = World::new().await;
+    let migrations = "CREATE TABLE __diesel_schema_migrations (\
+                        version varchar(50) PRIMARY KEY, run_on timestamp NOT NULL DEFAULT now()); \
+                      INSERT INTO __diesel_schema_migrations (version) \
+                      VALUES ('20261123000001'), ('20261123000002'), ('20261123000003')";
+    world.database.execute(migrations).await;
     for script in OLDEST {
         world.database.execute(script).await;
     }
