@@ -68,17 +68,33 @@ pub(super) struct Loaded {
     pub(super) changed: bool,
     /// What is to be remembered of how the state changed.
     pub(super) history: Vec<HistoryRow>,
+    /// A grant whose kind or status is a word of a newer version: what it gives is not known here.
+    pub(super) unread: Option<String>,
 }
 
 impl Loaded {
-    /// The state; where its time is over, or where the grants are older than Tollgate, what the grants give now.
-    pub(super) fn entitlement(self, catalogue: &Catalogue) -> Entitlement {
-        let state = self.account.entitlement;
-        if state.version > 0 && !state.is_over(self.now) {
-            return state;
+    /// The state; where its time is over, or where the grants are older than Tollgate, what the grants give now. `Err` as of
+    /// [`knows_what_is_held`](Self::knows_what_is_held).
+    pub(super) fn entitlement(self, catalogue: &Catalogue) -> Result<Entitlement, LedgerError> {
+        if self.account.entitlement.version > 0 && !self.account.entitlement.is_over(self.now) {
+            return Ok(self.account.entitlement);
         }
+        self.knows_what_is_held(catalogue)?;
         let (level, expires_at, quantity) = fold(&self.account.grants, catalogue, self.now);
-        Entitlement { level, expires_at, quantity, version: state.version }
+        Ok(Entitlement { level, expires_at, quantity, version: self.account.entitlement.version })
+    }
+
+    /// `Err` if there is a grant that this replica cannot read, or a live one of a level that its catalogue does not have, as while a new
+    /// version or a new catalogue reaches one replica after the other: folded here, its holder would be served `FREE`. Another replica can
+    /// decide, or this one in a moment.
+    pub(super) fn knows_what_is_held(&self, catalogue: &Catalogue) -> Result<(), LedgerError> {
+        if let Some(source) = &self.unread {
+            return Err(LedgerError::Unavailable(format!("the grant {source} is of a newer version")));
+        }
+        let is_unknown = |grant: &&Grant| grant.is_live(self.now) && catalogue.plan(&grant.level).is_none();
+        self.account.grants.iter().find(is_unknown).map_or(Ok(()), |grant| {
+            Err(LedgerError::Unavailable(format!("the catalogue does not have level {}, which is held", grant.level)))
+        })
     }
 
     /// Marks the account, and the grants at these places, as to be written.
@@ -110,8 +126,11 @@ pub(super) fn load(users: usize, rows: Vec<AccountRow>) -> Vec<Loaded> {
         }
         if let (Some(source), Some(level), Some(status), Some(period_end), Some(reported_at)) =
             (source, grant_level, status, period_end, reported_at)
-            && let Some(mut grant) = grant(source, level, status, *period_end, *reported_at)
         {
+            let Some(mut grant) = grant(source, level, status, *period_end, *reported_at) else {
+                user.unread = Some(source.clone());
+                continue;
+            };
             let (.., event, session, payment_intent, customer, snapshots) = row;
             grant.event = event.and_then(|id| EventId::parse(&id).ok());
             grant.session = session.and_then(|id| SessionId::parse(&id).ok());

@@ -17,7 +17,7 @@ use super::{
 use crate::domain::{
     change::{Account, Change, Decision, Effect},
     event::{EventRecord, Outcome, ParkReason},
-    grant::{Grant, GrantStatus},
+    grant::GrantStatus,
     id::UserId,
     money::{Objects, Report},
     plan::Catalogue,
@@ -225,7 +225,7 @@ fn apply(
         .map_err(|_| LedgerError::Panicked)?;
     match decision {
         Decision::Applied { grants } => {
-            knows_what_is_held(account, catalogue)?;
+            account.knows_what_is_held(catalogue)?;
             grants.iter().for_each(|grant| tell_ties(&account.account, *grant));
             account.history.extend(HistoryRow::of(&change.cause, &before, &account.account, &grants));
             account.touch(&grants);
@@ -239,15 +239,6 @@ fn apply(
 fn gives_what_is_not_sold(effect: &Effect, catalogue: &Catalogue) -> bool {
     matches!(effect, Effect::Purchase(grant)
         if grant.status == GrantStatus::Active && !grant.level.is_free() && catalogue.plan(&grant.level).is_none())
-}
-
-/// `Err` if there is a live grant of a level that this replica's catalogue does not have, as while a new catalogue reaches one replica after the
-/// other: folded here, its holder would be served `FREE`. Another replica can decide, or this one in a moment.
-fn knows_what_is_held(loaded: &Loaded, catalogue: &Catalogue) -> Result<(), LedgerError> {
-    let is_unknown = |grant: &&Grant| grant.is_live(loaded.now) && catalogue.plan(&grant.level).is_none();
-    loaded.account.grants.iter().find(is_unknown).map_or(Ok(()), |grant| {
-        Err(LedgerError::Unavailable(format!("the catalogue does not have level {}, which is held", grant.level)))
-    })
 }
 
 /// Takes what a report says, and gives the places of the accounts that it changed; none if it says nothing new. `Err` as of [`apply`].
@@ -274,7 +265,7 @@ fn learn(
             let is_tied = loaded.account.grants.iter().any(|grant| money.are_tied(report, grant));
             let before = loaded.account.entitlement.clone();
             if is_tied && let Decision::Applied { grants } = loaded.account.weigh(money, catalogue, loaded.now) {
-                knows_what_is_held(loaded, catalogue)?;
+                loaded.knows_what_is_held(catalogue)?;
                 let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, &grants);
                 loaded.history.extend(remembered);
                 loaded.touch(&grants);

@@ -51,5 +51,6 @@ mod subscription;
 mod success_page;
 mod tidy;
 mod upkeep;
+mod versions;
 mod webhook;
 mod year;

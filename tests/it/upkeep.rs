@@ -33,13 +33,13 @@ const SOON: Duration = Duration::from_millis(20);
 const LIMITS: ActorLimits = ActorLimits { arbiters: 1, ..scripted::LIMITS };
 
 /// A replica without a front.
-struct Replica {
+pub(crate) struct Replica {
     entitlements: Entitlements,
     _upkeep: RunningUpkeep,
 }
 
 impl Replica {
-    fn start(ledger: Arc<dyn Ledger>, redis_url: &str, rhythm: Rhythm) -> Self {
+    pub(crate) fn start(ledger: Arc<dyn Ledger>, redis_url: &str, rhythm: Rhythm) -> Self {
         let cache = Cache::from(RedisCache::new(redis_url, RedisSettings::default()).unwrap());
         let entitlements =
             Entitlements::start(Arc::clone(&ledger), cache.clone(), Hub::new(0), Activity::unwatched(), LIMITS);

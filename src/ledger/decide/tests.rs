@@ -8,7 +8,7 @@ use crate::{
     domain::{
         change::Cause,
         entitlement::Entitlement,
-        grant::{Source, SourceKind},
+        grant::{Grant, Source, SourceKind},
         id::CustomerId,
         level::Level,
         money::{Fact, Facts, Object},

@@ -173,14 +173,16 @@ async fn establish(url: String, limits: Limits) -> Result<AsyncPgConnection, Con
     let mut connection = AsyncPgConnection::establish(&url).await?;
     // Plans: the hot statements join arrays with indexed tables. A plan made while a table was empty would read all of it for as
     // long as the connection lives, by a scan or to build a hash, so both are priced out and index look-ups remain; and one
-    // generic plan is kept instead of planning each call.
+    // generic plan is kept instead of planning each call. A session that says nothing for longer than a whole transaction may take is that
+    // of a process that stands still: whoever waits for its locks is let go on.
     let session = format!(
         "SET application_name = 'tollgate'; SET statement_timeout = {}; SET lock_timeout = {}; \
-         SET idle_in_transaction_session_timeout = 5000; SET enable_seqscan = off; SET enable_hashjoin = off; \
+         SET idle_in_transaction_session_timeout = {}; SET enable_seqscan = off; SET enable_hashjoin = off; \
          SET enable_mergejoin = off; SET jit = off; \
          SET plan_cache_mode = force_generic_plan",
         limits.statement.as_millis(),
         limits.lock.as_millis(),
+        limits.transaction.as_millis(),
     );
     connection.batch_execute(&session).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(connection)

@@ -36,7 +36,7 @@ async fn account(pool: &Pool, user: UserId) -> Result<Loaded, LedgerError> {
 }
 
 pub(super) async fn entitlement(pool: &Pool, catalogue: &Catalogue, user: UserId) -> Result<Entitlement, LedgerError> {
-    account(pool, user).await.map(|loaded| loaded.entitlement(catalogue))
+    account(pool, user).await?.entitlement(catalogue)
 }
 
 pub(super) async fn grants(pool: &Pool, user: UserId) -> Result<Vec<Grant>, LedgerError> {

@@ -192,7 +192,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn entitlement(&self, user: UserId) -> Result<Entitlement, LedgerError> {
-        read::account(&self.shared.readers, user).await.map(|loaded| loaded.entitlement(&self.shared.catalogue.get()))
+        read::account(&self.shared.readers, user).await?.entitlement(&self.shared.catalogue.get())
     }
 
     async fn grants(&self, user: UserId) -> Result<Vec<Grant>, LedgerError> {

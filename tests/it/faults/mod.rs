@@ -11,6 +11,9 @@ mod log;
 mod points;
 mod postgres;
 mod redis;
+#[cfg(feature = "fail-points")]
+mod replicas;
+mod rolling;
 mod threads;
 
 use std::time::Duration;

@@ -204,7 +204,7 @@ async fn start_and_die(world: &World, settings: &[(String, String)], point: Poin
 }
 
 /// Disarms all points of a running server, and arms some.
-async fn arm(server: &TestServer, text: &str) {
+pub(super) async fn arm(server: &TestServer, text: &str) {
     let answer = Answer::of(client().post(server.admin_url("/api/admin/fail-points")).body(text.to_owned())).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
