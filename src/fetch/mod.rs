@@ -26,13 +26,16 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// How often subscriptions are looked for that are about to lapse, in turns of `EVERY`.
 const LAPSING_EVERY: u32 = 5;
+/// In one turn, however many are due: what is about to lapse must be looked for, too.
+const ROUNDS_AT_ONCE: u32 = 16;
 const LAPSING_AT_ONCE: u32 = 500;
 /// Questions at once. All of them together take no longer than one, so that none outlives its lease.
 const AT_ONCE: u32 = 8;
 /// Longer than all calls for one question may take.
 const LEASE: Duration = Duration::from_secs(120);
-/// A question that could not be answered for so long is given up.
-const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(3);
+/// So many failures in a row, with the pauses between them, are three days: then it is given up. Counted, since a question may have waited
+/// for longer before it was asked for the first time: without a key, or while nothing ran.
+const TRIES_MAX: u32 = 100;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// Between questions about one subscription that is lapsing: as far as its end is away, but within these.
@@ -89,7 +92,11 @@ impl Fetcher {
             {
                 tracing::debug!(%error, "lapsing subscriptions are looked for later");
             }
-            while self.round().await {}
+            for _ in 0..ROUNDS_AT_ONCE {
+                if !self.round().await {
+                    break;
+                }
+            }
         }
     }
 
@@ -116,7 +123,7 @@ impl Fetcher {
                 tracing::info!(%object, reason, ?outcome, "Stripe was asked");
                 FetchEnd::Answered(pause_of_lapsing(fetch))
             }
-            Err(error) if is_hopeless(error) || fetch.asked_at - fetch.wanted_at > GIVEN_UP_AFTER => {
+            Err(error) if is_given_up(fetch, error) => {
                 tracing::error!(%object, reason, attempts = fetch.attempts, %error, "a question to Stripe is given up");
                 FetchEnd::GivenUp
             }
@@ -191,6 +198,10 @@ const fn applied(outcome: Outcome) -> Result<Option<Outcome>, FetchError> {
 
 fn given_at(answer: &Fetched) -> Result<DateTime<Utc>, GatewayError> {
     DateTime::from_timestamp(answer.at, 0).ok_or(GatewayError::Unreadable)
+}
+
+fn is_given_up(fetch: &Fetch, error: &FetchError) -> bool {
+    is_hopeless(error) || fetch.attempts >= TRIES_MAX
 }
 
 /// Stripe keeps what ended: what it does not know is another account's, and asking again does not help. It takes nothing, for a wrong

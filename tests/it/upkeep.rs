@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{TimeDelta, Utc};
+use secrecy::SecretString;
+use stripe_gateway::{GatewayConfig, StripeGateway};
 use tollgate::{
     activity::Activity,
     actor::{ActorLimits, Entitlements},
     cache::{Cache, RedisCache, RedisSettings},
     domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
+    fetch::Fetcher,
     intake::Interpreter,
     ledger::Ledger,
     upkeep::{Rhythm, RunningUpkeep, Upkeep},
@@ -44,7 +47,12 @@ impl Replica {
         let entitlements =
             Entitlements::start(Arc::clone(&ledger), cache.clone(), Hub::new(0), Activity::unwatched(), LIMITS);
         let interpreter = Interpreter::new(built_in(), Some(false));
-        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();
+        let key = SecretString::from("sk_test_1234567890");
+        let fetcher = StripeGateway::new(GatewayConfig::new(key))
+            .map(|gateway| Fetcher::new(&gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
+        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm)
+            .asking(fetcher.ok())
+            .start();
         Self { entitlements, _upkeep: upkeep }
     }
 }
@@ -213,4 +221,13 @@ async fn a_loop_that_panics_is_begun_again() {
     let rhythm = Rhythm { beat: SOON, sweep: SOON, ..Rhythm::default() };
     let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", rhythm);
     eventually(PATIENCE, "levels end again", || async { ledger.sweeps() > 2 }).await;
+}
+
+/// Each turn went on for as long as anything was due: after a long outage of Stripe's, for hours.
+#[actix_web::test]
+async fn a_long_queue_of_questions_kept_subscriptions_that_lapse_from_being_found() {
+    let ledger = ScriptedLedger::new();
+    ledger.question_without_end();
+    let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", Rhythm::default());
+    eventually(PATIENCE, "they are looked for again", || async { ledger.lapsing_sought() > 1 }).await;
 }

@@ -17,13 +17,14 @@ use tollgate::{
         entitlement::Entitlement,
         event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
-        id::{CustomerId, EventId, SessionId, UserId},
+        id::{CustomerId, EventId, ObjectId, SessionId, UserId},
         level::Level,
         subscription::Snapshots,
     },
     ledger::{
-        ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance,
-        KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, FetchReason, HistoryEntry, InboxEvent,
+        InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing,
+        StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -58,6 +59,8 @@ struct Books {
     clock_failures: u32,
     sweep_panics: u32,
     sweeps: u32,
+    endless_questions: bool,
+    lapsing_sought: u32,
 }
 
 impl ScriptedLedger {
@@ -73,6 +76,8 @@ impl ScriptedLedger {
             clock_failures: 0,
             sweep_panics: 0,
             sweeps: 0,
+            endless_questions: false,
+            lapsing_sought: 0,
         };
         Self { books: Arc::new(Mutex::new(books)), gate: Arc::new(watch::Sender::new(true)) }
     }
@@ -143,6 +148,16 @@ impl ScriptedLedger {
     /// Sweeps that ended well.
     pub(crate) fn sweeps(&self) -> u32 {
         self.books().sweeps
+    }
+
+    /// From now on as many questions to Stripe are due as are asked for: about a subscription that nobody has any more.
+    pub(crate) fn question_without_end(&self) {
+        self.books().endless_questions = true;
+    }
+
+    /// How often subscriptions were looked for that are about to lapse.
+    pub(crate) fn lapsing_sought(&self) -> u32 {
+        self.books().lapsing_sought
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -326,18 +341,34 @@ impl Ledger for ScriptedLedger {
         Ok(())
     }
 
-    async fn fetches_due(&self, _: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
-        Ok(vec![])
+    async fn fetches_due(&self, limit: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        tokio::task::yield_now().await;
+        let (now, count) = (Utc::now(), if self.books().endless_questions { limit } else { 0 });
+        let fetch = |_| Fetch {
+            object: ObjectId::parse("sub_1").unwrap(),
+            reason: FetchReason::Lapsing,
+            attempts: 1,
+            wanted_at: now,
+            asked_at: now,
+            known_at: None,
+            ends_at: None,
+        };
+        Ok((0..count).map(fetch).collect())
     }
+
     async fn end_fetch(&self, _: &Fetch, _: FetchEnd) -> Result<(), LedgerError> {
         Ok(())
     }
+
     async fn find_lapsing(&self, _: u32) -> Result<(), LedgerError> {
+        self.books().lapsing_sought += 1;
         Ok(())
     }
+
     async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
         Ok(vec![])
     }
+
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
         let mut books = self.books();
         if books.clock_failures > 0 {

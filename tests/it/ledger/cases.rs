@@ -31,7 +31,8 @@ pub(super) use self::fetched::{
 };
 pub(super) use self::fetches::{
     a_lease_that_ran_out_is_given_to_another, a_question_is_leased_to_one_and_ends_with_its_answer,
-    an_event_asks_anew_or_answers_whoever_asks_meanwhile, money_that_went_back_of_an_unknown_payment_is_asked_about,
+    an_event_asks_anew_or_answers_whoever_asks_meanwhile, an_older_replica_took_questions_that_it_cannot_read,
+    money_that_went_back_of_an_unknown_payment_is_asked_about,
     subscriptions_about_to_lapse_are_found_until_they_do_not,
 };
 pub(super) use self::money::{

@@ -43,6 +43,7 @@ macro_rules! on_every_database {
 
 on_every_database! {
     a_lease_that_ran_out_is_given_to_another
+    an_older_replica_took_questions_that_it_cannot_read
     a_question_is_leased_to_one_and_ends_with_its_answer
     an_event_asks_anew_or_answers_whoever_asks_meanwhile
     money_that_went_back_of_an_unknown_payment_is_asked_about
