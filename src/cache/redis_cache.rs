@@ -56,8 +56,6 @@ pub struct RedisCache {
 struct Connection {
     manager: ConnectionManager,
     failures: Arc<Failures>,
-    /// How often the breaker had opened when it was made.
-    openings: u64,
 }
 
 impl RedisCache {
@@ -92,11 +90,11 @@ impl RedisCache {
     /// taken Redis' address, nothing ever comes back on it, not even an error.
     fn connection(&self) -> Result<Connection, RedisError> {
         let open = || {
-            let openings = self.breaker.openings();
-            (self.template)().map(|manager| Connection { manager, failures: Arc::default(), openings })
+            let failures = Arc::new(self.breaker.failures());
+            (self.template)().map(|manager| Connection { manager, failures })
         };
         let mut own = self.connections.get_or_try(|| open().map(RefCell::new))?.borrow_mut();
-        if own.openings != self.breaker.openings() {
+        if self.breaker.has_outlived(&own.failures) {
             *own = open()?;
         }
         Ok(own.clone())
@@ -272,7 +270,7 @@ impl RedisCache {
         if self.breaker.state() == BreakerState::Open {
             return Err(CacheError::Open);
         }
-        let Connection { manager, failures, .. } = self.connection().map_err(|error| failed(&error))?;
+        let Connection { manager, failures } = self.connection().map_err(|error| failed(&error))?;
         match budget.spend(question(manager)).await {
             Ok(Ok(answer)) => {
                 self.breaker.succeeded(&failures);
