@@ -129,8 +129,7 @@ struct Shared {
 
 impl Shared {
     /// Cuts the log where it has become too long: readers that follow each other without a pause keep SQLite from beginning it anew.
-    async fn bound_wal(&self) {
-        let length = self.file.wal_bytes();
+    async fn bound_wal(&self, length: u64) {
         if length <= self.limits.wal_max {
             self.wal_bound.store(self.limits.wal_max, Ordering::Relaxed);
             return;
