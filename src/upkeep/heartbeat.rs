@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::Upkeep;
@@ -20,22 +21,34 @@ const COMPARED: TimeDelta = TimeDelta::seconds(90);
 /// Users compared at most in one round, so that the comparison stays a backstop and does not become the load.
 const COMPARED_MAX: usize = 20_000;
 
-/// Beats until dropped.
+/// Beats until dropped. What is seen is looked after beside it: to show readers a day's changes may take longer than the others wait before
+/// they take a silent replica for dead, and forget it.
 pub(super) async fn run(upkeep: Upkeep) {
-    let mut state = Watch::default();
+    let (seen, sights) = watch::channel(None);
+    futures::future::join(beat(&upkeep, &seen), look(&upkeep, sights)).await;
+}
+
+async fn beat(upkeep: &Upkeep, seen: &watch::Sender<Option<Vec<Instance>>>) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
-        match upkeep.beat().await {
-            Ok(instances) => {
-                state.look_after(&upkeep, &instances).await;
-                state.check_epoch(&upkeep);
-            }
-            Err(error) => tracing::debug!(%error, "no heartbeat"),
-        }
-        state.check_canary(&upkeep).await;
+        let instances = upkeep.beat().await.inspect_err(|error| tracing::debug!(%error, "no heartbeat"));
+        seen.send_replace(instances.ok());
         let waiting = u32::try_from(upkeep.entitlements.unpublished()).unwrap_or(u32::MAX);
         metrics::gauge!("tollgate_cache_writes_waiting").set(f64::from(waiting));
+    }
+}
+
+/// After each beat, or after the newest of those that came meanwhile.
+async fn look(upkeep: &Upkeep, mut sights: watch::Receiver<Option<Vec<Instance>>>) {
+    let mut state = Watch::default();
+    while sights.changed().await.is_ok() {
+        let instances = sights.borrow_and_update().clone();
+        if let Some(instances) = instances {
+            state.look_after(upkeep, &instances).await;
+            state.check_epoch(upkeep);
+        }
+        state.check_canary(upkeep).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::SecretString;
 use stripe_gateway::{GatewayConfig, StripeGateway};
 use tollgate::{
@@ -230,4 +230,71 @@ async fn a_long_queue_of_questions_kept_subscriptions_that_lapse_from_being_foun
     ledger.question_without_end();
     let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", Rhythm::default());
     eventually(PATIENCE, "they are looked for again", || async { ledger.lapsing_sought() > 1 }).await;
+}
+
+/// To show readers a day's changes takes long: the others took the replica for dead meanwhile, and forgot it.
+#[actix_web::test]
+async fn a_replica_fell_silent_while_it_showed_readers_what_they_lacked() {
+    let (ledger, redis) = (ScriptedLedger::new(), RedisServer::start().await);
+    let rhythm = Rhythm { beat: SOON, compare: NEVER, ..Rhythm::default() };
+    let _replica = Replica::start(Arc::new(ledger.clone()), &redis.url(), rhythm);
+    eventually(PATIENCE, "it beats", || async { ledger.beats() > 0 }).await;
+    ledger.close_gate();
+    ledger.set_epoch("second");
+    eventually(PATIENCE, "it looks what readers lack", || async { ledger.pages_asked_for() > 0 }).await;
+    let before = ledger.beats();
+    eventually(PATIENCE, "it beats on", || async { ledger.beats() > before + 2 }).await;
+    assert_eq!(ledger.pages_asked_for(), 1, "and shows everything once");
+    ledger.open_gate();
+}
+
+/// Makes users of so many numbers, each with a state of this level that ends, and has changed, at these moments.
+fn states(file: &TestFile, count: u32, level: &str, ends: &str, changed: DateTime<Utc>) {
+    let changed = changed.timestamp_micros();
+    file.execute(&format!(
+        "INSERT INTO users (id, created_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+           SELECT printf('00000000-0000-4000-8000-%012x', i), {changed} FROM n; \
+         INSERT INTO entitlement_state (user_id, level, expires_at, version, changed_at) \
+           SELECT id, '{level}', {ends}, 1, {changed} FROM users"
+    ));
+}
+
+/// One transaction may write more users than a page has, all of them at the same moment.
+#[actix_web::test]
+async fn of_many_who_changed_at_one_moment_a_page_was_shown_and_the_others_never() {
+    let (file, redis) = (TestFile::new(), RedisServer::start().await);
+    let ledger = file.open().await;
+    states(&file, 2_500, "PRO", "NULL", Utc::now() - TimeDelta::minutes(30));
+    ledger.beat(Uuid::new_v4(), Duration::from_secs(3600)).await.unwrap();
+    let rhythm = Rhythm { compare: NEVER, ..Rhythm::default() };
+    let _replica = Replica::start(ledger, &redis.url(), rhythm);
+    eventually(PATIENCE, "all are shown", || async {
+        redis.keys().await.iter().filter(|key| key.starts_with("entitlements:")).count() == 2_500
+    })
+    .await;
+}
+
+/// Of the oldest nothing could be decided here, as while a new catalogue reaches one replica after the other: they were tried again and again, and
+/// nobody behind them.
+#[actix_web::test]
+async fn levels_that_could_not_be_ended_kept_all_others_from_ending() {
+    let file = TestFile::new();
+    let ledger = file.open().await;
+    let now = Utc::now();
+    let (past, future) = (now - TimeDelta::hours(1), (now + TimeDelta::hours(1)).timestamp_micros());
+    states(&file, 600, "PRO", &past.timestamp_micros().to_string(), past);
+    file.execute(&format!(
+        "INSERT INTO user_entitlements (user_id, entitlement_level, expires_at, source_kind, source_id, status, period_end, reported_at, \
+           created_at, updated_at) SELECT id, 'NEW', {future}, 'checkout', 'cs_' || id, 'active', {future}, 0, 0, 0 FROM users"
+    ));
+    let buyer = user();
+    commit_one(&mut *ledger.lane(), purchase(buyer, "evt_1", "cs_1")).await;
+    let over = now.timestamp_micros();
+    file.execute(&format!("UPDATE entitlement_state SET expires_at = {over} WHERE user_id = '{buyer}'"));
+    let rhythm = Rhythm { beat: NEVER, compare: NEVER, sweep: SOON, ..Rhythm::default() };
+    let _replica = Replica::start(ledger, "redis://127.0.0.1:1", rhythm);
+    let version = format!("SELECT version FROM entitlement_state WHERE user_id = '{buyer}'");
+    eventually(PATIENCE, "his has an end", || async { file.column(&version) == ["2"] }).await;
+    let ended = "SELECT count(*) FROM entitlement_state WHERE version > 1";
+    assert_eq!(file.column(ended), ["1"], "of the others nothing was decided");
 }

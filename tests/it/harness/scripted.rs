@@ -23,8 +23,8 @@ use tollgate::{
     },
     ledger::{
         ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, FetchReason, HistoryEntry, InboxEvent,
-        InboxFilter, Instance, KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing,
-        StoredEvent, Ticket,
+        InboxFilter, Instance, KeyClaim, Lane, Lapsed, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord,
+        Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -61,6 +61,8 @@ struct Books {
     sweeps: u32,
     endless_questions: bool,
     lapsing_sought: u32,
+    beats: u32,
+    pages_asked_for: u32,
 }
 
 impl ScriptedLedger {
@@ -78,6 +80,8 @@ impl ScriptedLedger {
             sweeps: 0,
             endless_questions: false,
             lapsing_sought: 0,
+            beats: 0,
+            pages_asked_for: 0,
         };
         Self { books: Arc::new(Mutex::new(books)), gate: Arc::new(watch::Sender::new(true)) }
     }
@@ -158,6 +162,16 @@ impl ScriptedLedger {
     /// How often subscriptions were looked for that are about to lapse.
     pub(crate) fn lapsing_sought(&self) -> u32 {
         self.books().lapsing_sought
+    }
+
+    /// How often a replica has told that it lives.
+    pub(crate) fn beats(&self) -> u32 {
+        self.books().beats
+    }
+
+    /// How often it was asked for what has changed, answered or not.
+    pub(crate) fn pages_asked_for(&self) -> u32 {
+        self.books().pages_asked_for
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -254,6 +268,8 @@ impl Ledger for ScriptedLedger {
         _: DateTime<Utc>,
         _: u32,
     ) -> Result<Vec<ChangedState>, LedgerError> {
+        self.books().pages_asked_for += 1;
+        self.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
         let changed = |(user, entitlement): (&UserId, &Entitlement)| ChangedState {
             user: *user,
             entitlement: entitlement.clone(),
@@ -262,7 +278,7 @@ impl Ledger for ScriptedLedger {
         Ok(self.books().states.iter().map(changed).collect())
     }
 
-    async fn lapsed(&self, _: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    async fn lapsed(&self, _: Option<Lapsed>, _: u32) -> Result<Vec<Lapsed>, LedgerError> {
         let mut books = self.books();
         if books.sweep_panics > 0 {
             books.sweep_panics -= 1;
@@ -330,6 +346,7 @@ impl Ledger for ScriptedLedger {
 
     async fn beat(&self, id: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
         let now = Utc::now();
+        self.books().beats += 1;
         Ok(vec![Instance { id, last_seen: now, shown_until: now - behind }])
     }
 

@@ -72,6 +72,7 @@ on_every_database! {
     an_owner_is_found_by_what_was_bought
     another_object_under_a_known_id_changes_nothing
     how_many_were_bought_is_part_of_the_state
+    levels_that_are_over_are_listed_in_pages
     links_of_a_chain_at_the_same_instant_always_meet
     many_bodies_under_one_event_id_do_not_fill_the_stack
     money_of_nobody_is_kept
