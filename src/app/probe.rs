@@ -14,6 +14,7 @@ use crate::{
     cache::{BreakerState, Cache},
     http::{Dependency, DependencyState, Readiness, ReadyReport},
     ledger::Ledger,
+    upkeep::Pulse,
 };
 
 /// What a probe may take.
@@ -25,6 +26,7 @@ pub(super) struct Probe {
     pub(super) cache: Cache,
     pub(super) webhook_configured: bool,
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) pulse: Pulse,
 }
 
 #[async_trait]
@@ -39,6 +41,9 @@ impl Readiness for Probe {
         let mut dependencies = vec![ledger, cache, webhook];
         if self.stopping.load(Ordering::Relaxed) {
             dependencies.push(dependency("server", DependencyState::Unready, Some("stopping")));
+        }
+        if self.pulse.is_lost() {
+            dependencies.push(dependency("writes", DependencyState::Unready, Some("the ledger takes no writes")));
         }
         ReadyReport::new(dependencies)
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::connection::SimpleConnection;
 use secrecy::SecretString;
 use stripe_gateway::{GatewayConfig, StripeGateway};
 use tollgate::{
@@ -12,8 +13,11 @@ use tollgate::{
     domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
     fetch::Fetcher,
     intake::Interpreter,
-    ledger::Ledger,
-    upkeep::{Rhythm, RunningUpkeep, Upkeep},
+    ledger::{
+        Ledger,
+        sqlite::{Limits, SqliteLedger},
+    },
+    upkeep::{Pulse, Rhythm, RunningUpkeep, Upkeep},
     watch::Hub,
 };
 use uuid::Uuid;
@@ -38,6 +42,7 @@ const LIMITS: ActorLimits = ActorLimits { arbiters: 1, ..scripted::LIMITS };
 /// A replica without a front.
 struct Replica {
     entitlements: Entitlements,
+    pulse: Pulse,
     _upkeep: RunningUpkeep,
 }
 
@@ -50,10 +55,9 @@ impl Replica {
         let key = SecretString::from("sk_test_1234567890");
         let fetcher = StripeGateway::new(GatewayConfig::new(key))
             .map(|gateway| Fetcher::new(&gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
-        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm)
-            .asking(fetcher.ok())
-            .start();
-        Self { entitlements, _upkeep: upkeep }
+        let upkeep =
+            Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).asking(fetcher.ok());
+        Self { entitlements, pulse: upkeep.pulse(), _upkeep: upkeep.start() }
     }
 }
 
@@ -297,4 +301,23 @@ async fn levels_that_could_not_be_ended_kept_all_others_from_ending() {
     eventually(PATIENCE, "his has an end", || async { file.column(&version) == ["2"] }).await;
     let ended = "SELECT count(*) FROM entitlement_state WHERE version > 1";
     assert_eq!(file.column(ended), ["1"], "of the others nothing was decided");
+}
+
+/// A full disk answers questions as ever, and so does a file that another program keeps locked: the replica was said to be ready, and took
+/// nothing.
+#[actix_web::test]
+async fn a_ledger_that_takes_no_writes_was_said_to_be_ready() {
+    let file = TestFile::new();
+    let ledger = file.open_with(Limits { busy: Duration::from_millis(1), ..Limits::default() }).await;
+    let rhythm = Rhythm { beat: SOON, dead_after: Duration::from_secs(1), compare: NEVER, ..Rhythm::default() };
+    let replica = Replica::start(Arc::<SqliteLedger>::clone(&ledger), "redis://127.0.0.1:1", rhythm);
+    let beats = "SELECT count(*) FROM instances WHERE last_seen > started_at";
+    eventually(PATIENCE, "it beats", || async { file.column(beats) == ["1"] }).await;
+    assert!(!replica.pulse.is_lost());
+    let mut shell = file.connect();
+    shell.batch_execute("BEGIN IMMEDIATE").unwrap();
+    eventually(PATIENCE, "it is told", || async { replica.pulse.is_lost() }).await;
+    assert!(ledger.now().await.is_ok(), "it answers");
+    shell.batch_execute("ROLLBACK").unwrap();
+    eventually(PATIENCE, "it takes writes again", || async { !replica.pulse.is_lost() }).await;
 }
