@@ -38,6 +38,9 @@ const LEASE: Duration = Duration::from_secs(120);
 const TRIES_MAX: u32 = 100;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// An answer is the last word of the newest event's second only if that second was over when Stripe looked, which is up to a second before the
+/// answer is dated.
+const SECOND_IS_OVER: TimeDelta = TimeDelta::seconds(2);
 /// Between questions about one subscription that is lapsing: as far as its end is away, but within these.
 const LAPSING_PAUSE: (TimeDelta, TimeDelta) = (TimeDelta::minutes(1), TimeDelta::hours(12));
 
@@ -52,6 +55,8 @@ enum FetchError {
     Apply(#[from] ApplyError),
     #[error("nothing of the kind can be asked about it")]
     Unaskable,
+    #[error("the second of the newest event is not over")]
+    TooSoon,
 }
 
 impl From<Verdict> for FetchError {
@@ -173,7 +178,11 @@ impl Fetcher {
         // Nobody has it any more.
         let Some(known_at) = known_at else { return Ok(None) };
         let answer = self.gateway.retrieve_subscription(id.as_str()).await?;
-        let unowned = self.interpreter.read_subscription(id, &answer.json, known_at, given_at(&answer)?)?;
+        let given_at = given_at(&answer)?;
+        if given_at < known_at + SECOND_IS_OVER {
+            return Err(FetchError::TooSoon);
+        }
+        let unowned = self.interpreter.read_subscription(id, &answer.json, known_at, given_at)?;
         applied(self.entitlements.apply_unowned(unowned).await?.1)
     }
 
