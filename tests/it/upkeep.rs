@@ -8,9 +8,9 @@ use secrecy::SecretString;
 use stripe_gateway::{GatewayConfig, StripeGateway};
 use tollgate::{
     activity::Activity,
-    actor::{ActorLimits, Entitlements},
+    actor::{ActorLimits, ApplyError, Entitlements},
     cache::{Cache, RedisCache, RedisSettings},
-    domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
+    domain::{change::Change, entitlement::Entitlement, event::Outcome, id::UserId, level::Level, money::Report},
     fetch::Fetcher,
     intake::Interpreter,
     ledger::{
@@ -27,7 +27,7 @@ use crate::{
         RedisServer, TestDatabase, eventually,
         ledger::TestFile,
         proxy::Proxy,
-        scripted::{self, ScriptedLedger, delivery},
+        scripted::{self, Fault, ScriptedLedger, delivery},
     },
     ledger::{built_in, commit_one, ledger_on, purchase, user},
 };
@@ -320,4 +320,17 @@ async fn a_ledger_that_takes_no_writes_was_said_to_be_ready() {
     assert!(ledger.now().await.is_ok(), "it answers");
     shell.batch_execute("ROLLBACK").unwrap();
     eventually(PATIENCE, "it takes writes again", || async { !replica.pulse.is_lost() }).await;
+}
+
+/// Of a refund nobody but the ledger knows whom it concerns: they went on with what they had until the comparison, half a minute later.
+#[actix_web::test]
+async fn what_a_report_in_doubt_had_changed_readers_were_not_shown() {
+    let (ledger, redis) = (ScriptedLedger::new(), RedisServer::start().await);
+    let rhythm = Rhythm { beat: NEVER, compare: NEVER, retry: SOON, ..Rhythm::default() };
+    let replica = Replica::start(Arc::new(ledger.clone()), &redis.url(), rhythm);
+    ledger.fail("evt_1", Fault::CommitsInDoubt);
+    let Change { cause, user, .. } = delivery(UserId::from(Uuid::nil()), "evt_1");
+    let report = Report { cause, facts: Vec::new() };
+    assert_eq!(replica.entitlements.report(report).await, Err(ApplyError::InDoubt));
+    eventually(PATIENCE, "readers see it", || shows(&redis, user, "1")).await;
 }
