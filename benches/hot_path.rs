@@ -43,7 +43,8 @@ use tollgate::{
     },
     ledger::{
         ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance,
-        KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        KeyClaim, Lane, Lapsed, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+        Ticket,
     },
     watch::Hub,
 };
@@ -359,7 +360,7 @@ impl Ledger for NoLedger {
         Ok(Vec::new())
     }
 
-    async fn lapsed(&self, _: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    async fn lapsed(&self, _: Option<Lapsed>, _: u32) -> Result<Vec<Lapsed>, LedgerError> {
         Ok(Vec::new())
     }
 

@@ -255,10 +255,10 @@ impl Handler<Republish> for EntitlementActor {
         let work = AssertUnwindSafe(async move {
             let _held = hold;
             fail_point::pass(Point::Republish, || user.to_string()).await;
-            let waiting = tools.unpublished.newest(user);
+            // As old as the question: by the answer the ledger may be another one.
+            let (waiting, epoch) = (tools.unpublished.newest(user), tools.ledger.epoch());
             let entitlement = tools.ledger.entitlement(user).await?;
             let mut budget = Budget::new(tools.cache_budget);
-            let epoch = tools.ledger.epoch();
             if tools.show(user, &entitlement, &epoch, None, &mut budget).await
                 && let Some(version) = waiting
             {

@@ -31,14 +31,17 @@ impl Unpublished {
     /// A version was committed.
     pub(super) fn committed(&self, user: UserId, version: u64) {
         if self.waiting.len() >= ENTRIES_MAX {
-            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
-            overflow.get_or_insert_with(Instant::now);
-            return;
+            return self.uncounted();
         }
         self.waiting
             .entry(user)
             .and_modify(|waiting| waiting.version = waiting.version.max(version))
             .or_insert_with(|| Waiting { version, since: Instant::now() });
+    }
+
+    /// Somebody's state was committed, or perhaps was, and nobody knows whose.
+    pub(super) fn uncounted(&self) {
+        self.overflow.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
     }
 
     /// The cache has this version or a newer one.

@@ -158,6 +158,8 @@ fn note_commit(unpublished: &Unpublished, user: Option<UserId>, result: &Result<
         (_, Ok(committed)) if committed.outcome == Outcome::Applied => committed,
         // It may have happened, and the redelivery may be hours away: whatever the ledger says is shown.
         (Some(user), Err(LedgerError::InDoubt)) => return unpublished.committed(user, 0),
+        // Whom a report concerns only the ledger knows.
+        (None, Err(LedgerError::InDoubt)) => return unpublished.uncounted(),
         _ => return,
     };
     if let (Some(user), Some(entitlement)) = (user, &committed.entitlement) {

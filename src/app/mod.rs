@@ -137,6 +137,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         webhook_configured: account.webhook_secrets.is_some(),
         tolerance: compared,
         under_way: under_way.clone(),
+        pulse: upkeep.pulse(),
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;

@@ -10,6 +10,7 @@ use crate::{
     http::{Dependency, DependencyState, Readiness, ReadyReport, UnderWay},
     intake::signature::Tolerance,
     ledger::Ledger,
+    upkeep::Pulse,
 };
 
 /// What a probe may take.
@@ -23,6 +24,7 @@ pub(super) struct Probe {
     /// Of a webhook's signature, where the ledger has a clock of its own.
     pub(super) tolerance: Option<Tolerance>,
     pub(super) under_way: UnderWay,
+    pub(super) pulse: Pulse,
 }
 
 #[async_trait]
@@ -36,6 +38,9 @@ impl Readiness for Probe {
         };
         let mut dependencies = vec![ledger, cache, webhook];
         dependencies.extend(clock);
+        if self.pulse.is_lost() {
+            dependencies.push(dependency("writes", DependencyState::Unready, Some("the ledger takes no writes")));
+        }
         ReadyReport::new(dependencies)
     }
 

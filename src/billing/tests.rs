@@ -28,7 +28,7 @@ use crate::{
     },
     ledger::{
         ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim,
-        Lane, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+        Lane, Lapsed, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
     },
 };
 
@@ -86,7 +86,7 @@ impl Ledger for MemoryLedger {
     ) -> Result<Vec<ChangedState>, LedgerError> {
         unreachable()
     }
-    async fn lapsed(&self, _: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    async fn lapsed(&self, _: Option<Lapsed>, _: u32) -> Result<Vec<Lapsed>, LedgerError> {
         unreachable()
     }
     async fn parked_due(&self, _: u32) -> Result<Vec<ParkedEvent>, LedgerError> {

@@ -24,8 +24,12 @@ pub enum BreakerState {
 }
 
 /// The failures of one connection, in a row. Counted for each, since a dead one among good ones would never be noticed.
-#[derive(Debug, Default)]
-pub(super) struct Failures(AtomicU32);
+#[derive(Debug)]
+pub(super) struct Failures {
+    in_a_row: AtomicU32,
+    /// How often the breaker had opened when the connection was made.
+    openings: u64,
+}
 
 /// Keeps requests from waiting for a Redis that does not answer.
 #[derive(Debug, Default)]
@@ -43,13 +47,19 @@ impl Breaker {
         if self.open.load(Ordering::Relaxed) { BreakerState::Open } else { BreakerState::Closed }
     }
 
-    /// How often it has opened. A connection from before the last time is not to be used again: nothing may come back on it.
-    pub(super) fn openings(&self) -> u64 {
-        self.openings.load(Ordering::Relaxed)
+    /// Those of a connection that is made now: none.
+    pub(super) fn failures(&self) -> Failures {
+        Failures { in_a_row: AtomicU32::new(0), openings: self.openings.load(Ordering::Relaxed) }
+    }
+
+    /// Whether it has opened since the connection was made. Such a one is not to be used again: nothing may come back on it. Nor does
+    /// what still fails on it tell anything of those that have taken its place.
+    pub(super) fn has_outlived(&self, failures: &Failures) -> bool {
+        failures.openings != self.openings.load(Ordering::Relaxed)
     }
 
     /// A request was answered.
-    pub(super) fn succeeded(&self, Failures(in_a_row): &Failures) {
+    pub(super) fn succeeded(&self, Failures { in_a_row, .. }: &Failures) {
         // A plain load first: the shared cache line is written only when there is something to forget.
         if in_a_row.load(Ordering::Relaxed) != 0 {
             in_a_row.store(0, Ordering::Relaxed);
@@ -57,8 +67,9 @@ impl Breaker {
     }
 
     /// A request failed or was not answered in time.
-    pub(super) fn failed(&self, Failures(in_a_row): &Failures) {
-        if in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= FAILURES_MAX {
+    pub(super) fn failed(&self, failures: &Failures) {
+        let in_a_row = failures.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if in_a_row >= FAILURES_MAX && !self.has_outlived(failures) {
             self.open();
         }
     }
@@ -100,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn opens_after_failures_in_a_row_and_closes_by_a_probe() {
         let breaker = Breaker::default();
-        let failures = Failures::default();
+        let failures = breaker.failures();
         for _ in 0..FAILURES_MAX - 1 {
             breaker.failed(&failures);
         }
@@ -110,19 +121,33 @@ mod tests {
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
         breaker.failed(&failures);
-        assert_eq!((breaker.state(), breaker.openings()), (BreakerState::Open, 1));
+        assert_eq!(breaker.state(), BreakerState::Open);
+        assert!(breaker.has_outlived(&failures) && !breaker.has_outlived(&breaker.failures()));
         breaker.until_open().await;
         breaker.close();
         assert_eq!(breaker.state(), BreakerState::Closed);
-        breaker.failed(&Failures::default());
+        breaker.failed(&breaker.failures());
         assert_eq!(breaker.state(), BreakerState::Closed, "a fresh connection has not failed yet");
+    }
+
+    /// What had been asked before the outage ran out of time after it: the breaker opened once more, and everybody connected anew.
+    #[test]
+    fn a_question_left_over_from_an_outage_began_the_next_one() {
+        let breaker = Breaker::default();
+        let failures = breaker.failures();
+        for _ in 0..FAILURES_MAX {
+            breaker.failed(&failures);
+        }
+        breaker.close();
+        breaker.failed(&failures);
+        assert_eq!(breaker.state(), BreakerState::Closed);
     }
 
     /// The answers of the others hid it: each request of its thread lost all its time for Redis.
     #[test]
     fn a_dead_connection_among_good_ones_was_never_noticed() {
         let breaker = Breaker::default();
-        let (dead, good) = (Failures::default(), Failures::default());
+        let (dead, good) = (breaker.failures(), breaker.failures());
         for _ in 0..FAILURES_MAX {
             breaker.failed(&dead);
             breaker.succeeded(&good);

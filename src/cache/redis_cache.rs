@@ -61,8 +61,6 @@ pub struct RedisCache {
 struct Connection {
     manager: ConnectionManager,
     failures: Arc<Failures>,
-    /// How often the breaker had opened when it was made.
-    openings: u64,
     /// Where its driver runs.
     thread: ThreadId,
 }
@@ -101,11 +99,11 @@ impl RedisCache {
     fn connection(&self) -> Result<Connection, RedisError> {
         let thread = thread::current().id();
         let open = || {
-            let openings = self.breaker.openings();
-            (self.template)().map(|manager| Connection { manager, failures: Arc::default(), openings, thread })
+            let failures = Arc::new(self.breaker.failures());
+            (self.template)().map(|manager| Connection { manager, failures, thread })
         };
         let mut own = self.connections.get_or_try(|| open().map(RefCell::new))?.borrow_mut();
-        if own.openings != self.breaker.openings() || own.thread != thread {
+        if self.breaker.has_outlived(&own.failures) || own.thread != thread {
             *own = open()?;
         }
         Ok(own.clone())

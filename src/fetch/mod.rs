@@ -27,15 +27,21 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// How often subscriptions are looked for that are about to lapse, in turns of `EVERY`.
 const LAPSING_EVERY: u32 = 5;
+/// In one turn, however many are due: what is about to lapse must be looked for, too.
+const ROUNDS_AT_ONCE: u32 = 16;
 const LAPSING_AT_ONCE: u32 = 500;
 /// Questions at once. All of them together take no longer than one, so that none outlives its lease.
 const AT_ONCE: u32 = 8;
 /// Longer than all calls for one question may take.
 const LEASE: Duration = Duration::from_secs(120);
-/// A question that could not be answered for so long is given up.
-const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(3);
+/// So many failures in a row, with the pauses between them, are three days: then it is given up. Counted, since a question may have waited
+/// for longer before it was asked for the first time: without a key, or while nothing ran.
+const TRIES_MAX: u32 = 100;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// An answer is the last word of the newest event's second only if that second was over when Stripe looked, which is up to a second before the
+/// answer is dated.
+const SECOND_IS_OVER: TimeDelta = TimeDelta::seconds(2);
 /// Between questions about one subscription that is lapsing: as far as its end is away, but within these.
 const LAPSING_PAUSE: (TimeDelta, TimeDelta) = (TimeDelta::minutes(1), TimeDelta::hours(12));
 
@@ -50,6 +56,8 @@ enum FetchError {
     Apply(#[from] ApplyError),
     #[error("nothing of the kind can be asked about it")]
     Unaskable,
+    #[error("the second of the newest event is not over")]
+    TooSoon,
 }
 
 impl From<Verdict> for FetchError {
@@ -90,7 +98,11 @@ impl Fetcher {
             {
                 tracing::debug!(%error, "lapsing subscriptions are looked for later");
             }
-            while self.round().await {}
+            for _ in 0..ROUNDS_AT_ONCE {
+                if !self.round().await {
+                    break;
+                }
+            }
         }
     }
 
@@ -119,7 +131,7 @@ impl Fetcher {
                 tracing::info!(%object, reason, ?outcome, "Stripe was asked");
                 FetchEnd::Answered(pause_of_lapsing(fetch))
             }
-            Err(error) if is_hopeless(error) || fetch.asked_at - fetch.wanted_at > GIVEN_UP_AFTER => {
+            Err(error) if is_given_up(fetch, error) => {
                 tracing::error!(%object, reason, attempts = fetch.attempts, %error, "a question to Stripe is given up");
                 FetchEnd::GivenUp
             }
@@ -170,7 +182,11 @@ impl Fetcher {
         let Some(known_at) = known_at else { return Ok(None) };
         let answer = self.gateway.retrieve_subscription(id.as_str()).await?;
         fail_point::pass(Point::FetchAnswered, || id.to_string()).await;
-        let unowned = self.interpreter.read_subscription(id, &answer.json, known_at, given_at(&answer)?)?;
+        let given_at = given_at(&answer)?;
+        if given_at < known_at + SECOND_IS_OVER {
+            return Err(FetchError::TooSoon);
+        }
+        let unowned = self.interpreter.read_subscription(id, &answer.json, known_at, given_at)?;
         applied(self.entitlements.apply_unowned(unowned).await?.1)
     }
 
@@ -195,6 +211,10 @@ const fn applied(outcome: Outcome) -> Result<Option<Outcome>, FetchError> {
 
 fn given_at(answer: &Fetched) -> Result<DateTime<Utc>, GatewayError> {
     DateTime::from_timestamp(answer.at, 0).ok_or(GatewayError::Unreadable)
+}
+
+fn is_given_up(fetch: &Fetch, error: &FetchError) -> bool {
+    is_hopeless(error) || fetch.attempts >= TRIES_MAX
 }
 
 /// Stripe keeps what ended: what it does not know is another account's, and asking again does not help. It takes nothing, for a wrong

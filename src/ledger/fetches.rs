@@ -46,6 +46,11 @@ impl FetchReason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
+    /// All words, as a list in SQL: a question of a newer version is left to it.
+    pub(super) fn words() -> String {
+        Self::ALL.map(|reason| format!("'{}'", reason.as_str())).join(", ")
+    }
+
     /// How long Stripe is not asked, in seconds: the second of the tie must be over, and mostly the event that answers is on its way.
     pub(super) const fn delay_seconds(self) -> i32 {
         match self {
@@ -63,9 +68,9 @@ pub struct Fetch {
     pub object: ObjectId,
     /// Why.
     pub reason: FetchReason,
-    /// How often it was asked, this time included.
+    /// How often it was asked since it was last answered, this time included.
     pub attempts: u32,
-    /// When it first was to be asked.
+    /// When it first was to be asked since it was last answered.
     pub wanted_at: DateTime<Utc>,
     /// When it was leased: names the lease.
     pub asked_at: DateTime<Utc>,

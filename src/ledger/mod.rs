@@ -163,6 +163,17 @@ pub struct ChangedState {
     pub changed_at: DateTime<Utc>,
 }
 
+/// A user's level whose time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lapsed {
+    /// Whose.
+    pub user: UserId,
+    /// The version that is over.
+    pub version: u64,
+    /// Since when.
+    pub ended_at: DateTime<Utc>,
+}
+
 /// A parked event that is due for another try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkedEvent {
@@ -255,8 +266,8 @@ pub trait Ledger: Send + Sync {
         limit: u32,
     ) -> Result<Vec<ChangedState>, LedgerError>;
 
-    /// Users whose level's time is over, oldest first, with the version that is over.
-    async fn lapsed(&self, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError>;
+    /// Levels whose time is over, oldest first: at most `limit` of those that follow `after`, or of all.
+    async fn lapsed(&self, after: Option<Lapsed>, limit: u32) -> Result<Vec<Lapsed>, LedgerError>;
 
     /// Parked events worth another try: the user is there now, or a while has passed. Each counts as tried by this call.
     async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError>;

@@ -18,7 +18,7 @@ use crate::{
     clock,
     domain::{entitlement::Entitlement, id::UserId},
     fail_point::{self, Point},
-    ledger::{Ledger, LedgerError},
+    ledger::{Epoch, Ledger, LedgerError},
 };
 
 /// Where an answer is from.
@@ -137,23 +137,24 @@ impl EntitlementReader {
         let reader = self.clone();
         let task = tokio::spawn(async move {
             let inner = &reader.inner;
-            let (asked, answer) = match timeout(TURN, inner.ledger_reads.acquire()).await {
+            let turn = timeout(TURN, inner.ledger_reads.acquire()).await;
+            let (asked, epoch) = (clock::now(), inner.ledger.epoch());
+            let answer = match turn {
                 Ok(Ok(_permit)) => {
-                    let asked = clock::now();
                     let answer = match fail_point::try_pass(Point::ReadLedger, || user.to_string()).await {
                         Ok(()) => inner.ledger.entitlement(user).await,
                         Err(failed) => Err(LedgerError::Unavailable(failed.to_string())),
                     };
                     fail_point::pass(Point::ReadAnswered, || user.to_string()).await;
-                    (asked, answer)
+                    answer
                 }
-                Ok(Err(_)) | Err(_) => (clock::now(), Err(LedgerError::Unavailable("too many ask already".into()))),
+                Ok(Err(_)) | Err(_) => Err(LedgerError::Unavailable("too many ask already".into())),
             };
             // From here on a new question is a new flight.
             inner.flights.remove(&user);
             if let Ok(entitlement) = &answer {
                 let (reader, entitlement) = (reader.clone(), entitlement.clone());
-                tokio::spawn(async move { reader.fill(user, &entitlement, asked).await });
+                tokio::spawn(async move { reader.fill(user, &entitlement, &epoch, asked).await });
             }
             answer
         });
@@ -168,9 +169,8 @@ impl EntitlementReader {
         .shared()
     }
 
-    /// It is as old as the question: the ledger may have gone on while it answered.
-    async fn fill(&self, user: UserId, entitlement: &Entitlement, asked: DateTime<Utc>) {
-        let epoch = self.inner.ledger.epoch();
+    /// It is as old as the question: the ledger may have gone on while it answered, or be another one by now.
+    async fn fill(&self, user: UserId, entitlement: &Entitlement, epoch: &Epoch, asked: DateTime<Utc>) {
         let mut budget = Budget::new(self.inner.cache_budget);
         let publication = Publication { user, entitlement, epoch: epoch.as_str(), mark: None };
         fail_point::pass(Point::ReadFill, || user.to_string()).await;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::Upkeep;
@@ -22,26 +23,60 @@ const COMPARED: TimeDelta = TimeDelta::seconds(90);
 /// Users compared at most in one round, so that the comparison stays a backstop and does not become the load.
 const COMPARED_MAX: usize = 20_000;
 
-/// Beats until dropped.
+/// Beats until dropped. What is seen is looked after beside it: to show readers a day's changes may take longer than the others wait before
+/// they take a silent replica for dead, and forget it.
 pub(super) async fn run(upkeep: Upkeep) {
-    let mut state = Watch::default();
+    let (seen, sights) = watch::channel(None);
+    futures::future::join(beat(&upkeep, &seen), look(&upkeep, sights)).await;
+}
+
+async fn beat(upkeep: &Upkeep, seen: &watch::Sender<Option<Vec<Instance>>>) {
+    let mut clocks = Clocks::default();
     let mut ticks = tokio::time::interval(upkeep.rhythm.beat);
     loop {
         ticks.tick().await;
         fail_point::pass(Point::Beat, String::new).await;
         let question = Question::begin();
-        match upkeep.beat().await {
-            Ok(instances) => {
-                fail_point::pass(Point::Beaten, String::new).await;
-                state.compare_clocks(&upkeep, &question, &instances);
-                state.look_after(&upkeep, &instances).await;
-                state.check_epoch(&upkeep);
-            }
-            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        let instances = upkeep.beat().await.inspect_err(|error| tracing::debug!(%error, "no heartbeat")).ok();
+        if let Some(instances) = &instances {
+            fail_point::pass(Point::Beaten, String::new).await;
+            compare_clocks(&mut clocks, upkeep, &question, instances);
         }
-        state.check_canary(&upkeep).await;
+        seen.send_replace(instances);
         let waiting = u32::try_from(upkeep.entitlements.unpublished()).unwrap_or(u32::MAX);
         metrics::gauge!("tollgate_cache_writes_waiting").set(f64::from(waiting));
+    }
+}
+
+/// Tells how far this machine's clock is from the ledger's, whose time the beat has brought along.
+fn compare_clocks(known: &mut Clocks, upkeep: &Upkeep, question: &Question, instances: &[Instance]) {
+    let Some((tolerance, beaten)) = upkeep.tolerance.zip(own_beat(upkeep, instances)) else { return };
+    let skew = question.answered(beaten);
+    let ahead = skew.ahead.as_seconds_f64();
+    metrics::gauge!("tollgate_clock_skew_seconds").set(ahead);
+    let clocks = skew.clocks(tolerance.duration());
+    if std::mem::replace(known, clocks) == clocks {
+        return;
+    }
+    match clocks {
+        Clocks::Agree => tracing::info!(ahead, "this machine's clock and the database's agree again"),
+        Clocks::Apart => tracing::warn!(ahead, "this machine's clock and the database's are apart"),
+        Clocks::Hopeless => {
+            tracing::error!(ahead, "this machine's clock and the database's are so far apart that webhooks are refused")
+        }
+    }
+}
+
+/// After each beat, or after the newest of those that came meanwhile.
+async fn look(upkeep: &Upkeep, mut sights: watch::Receiver<Option<Vec<Instance>>>) {
+    let mut state = Watch::default();
+    while sights.changed().await.is_ok() {
+        let instances = sights.borrow_and_update().clone();
+        if let Some(instances) = instances {
+            state.look_after(upkeep, &instances).await;
+            state.check_epoch(upkeep);
+        }
+        state.check_canary(upkeep).await;
     }
 }
 
@@ -70,32 +105,11 @@ struct Watch {
     /// What this replica wrote into Redis last; 0 before the first time.
     canary: u64,
     epoch: Option<Epoch>,
-    clocks: Clocks,
     /// Redis has lost what was acknowledged, or none of it counts any more, and readers have not been shown everything again.
     memory_lost: bool,
 }
 
 impl Watch {
-    /// Tells how far this machine's clock is from the ledger's, whose time the beat has brought along.
-    fn compare_clocks(&mut self, upkeep: &Upkeep, question: &Question, instances: &[Instance]) {
-        let Some((tolerance, beaten)) = upkeep.tolerance.zip(own_beat(upkeep, instances)) else { return };
-        let skew = question.answered(beaten);
-        let ahead = skew.ahead.as_seconds_f64();
-        metrics::gauge!("tollgate_clock_skew_seconds").set(ahead);
-        let clocks = skew.clocks(tolerance.duration());
-        if std::mem::replace(&mut self.clocks, clocks) == clocks {
-            return;
-        }
-        match clocks {
-            Clocks::Agree => tracing::info!(ahead, "this machine's clock and the database's agree again"),
-            Clocks::Apart => tracing::warn!(ahead, "this machine's clock and the database's are apart"),
-            Clocks::Hopeless => tracing::error!(
-                ahead,
-                "this machine's clock and the database's are so far apart that webhooks are refused"
-            ),
-        }
-    }
-
     async fn look_after(&mut self, upkeep: &Upkeep, instances: &[Instance]) {
         let Some(now) = own_beat(upkeep, instances) else { return };
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);

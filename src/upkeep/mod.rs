@@ -4,6 +4,7 @@
 //! smallest id does it.
 
 mod heartbeat;
+mod pulse;
 mod redrive;
 mod sweep;
 
@@ -14,6 +15,7 @@ use futures::FutureExt;
 use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
 
+pub use self::pulse::Pulse;
 use self::redrive::Redriver;
 use crate::{
     actor::Entitlements,
@@ -65,6 +67,7 @@ pub struct Upkeep {
     entitlements: Entitlements,
     interpreter: Interpreter,
     redriver: Redriver,
+    pulse: Pulse,
     fetcher: Option<Fetcher>,
     /// Of a webhook's signature, where the ledger has a clock of its own.
     tolerance: Option<Tolerance>,
@@ -90,7 +93,19 @@ impl Upkeep {
         rhythm: Rhythm,
     ) -> Self {
         let redriver = Redriver::new(Arc::clone(&ledger), cache.clone());
-        Self { instance, ledger, cache, entitlements, interpreter, redriver, fetcher: None, tolerance: None, rhythm }
+        let pulse = Pulse::new(rhythm.dead_after);
+        Self {
+            instance,
+            ledger,
+            cache,
+            entitlements,
+            interpreter,
+            redriver,
+            pulse,
+            fetcher: None,
+            tolerance: None,
+            rhythm,
+        }
     }
 
     /// Has this machine's clock compared with the ledger's, if that has one of its own: then `tolerance` is how far a webhook's
@@ -107,6 +122,12 @@ impl Upkeep {
             tracing::info!("without a Stripe key nothing is asked of Stripe: what events left open waits");
         }
         Self { fetcher, ..self }
+    }
+
+    /// Tells for as long as this runs whether the ledger takes writes.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Starts the loops on the current runtime.
@@ -132,7 +153,7 @@ impl Upkeep {
     /// Tells the other replicas that this one is alive, and since when readers may lack something of it.
     async fn beat(&self) -> Result<Vec<Instance>, LedgerError> {
         let behind = self.entitlements.behind().max(self.redriver.behind());
-        self.ledger.beat(self.instance, behind).await
+        self.ledger.beat(self.instance, behind).await.inspect(|_| self.pulse.beat())
     }
 
     /// Reads a parked event again. `None` if it cannot be read: it stays parked.

@@ -17,6 +17,8 @@ use crate::{
 
 /// States read from the ledger at once.
 const PAGE: u32 = 2000;
+/// States of a single moment that are read at once where a page does not hold them: more than one transaction writes.
+const MOMENT_MAX: u32 = 16 * PAGE;
 /// States written to Redis in one round trip.
 const PIPELINE: usize = 200;
 /// For one such round trip.
@@ -100,13 +102,12 @@ impl Redriver {
     /// Gives when those states changed that the cache did not have; none if it did not get through.
     async fn show(&self, since: DateTime<Utc>, most: usize, why: &'static str) -> Option<Vec<DateTime<Utc>>> {
         let mut news = Vec::new();
-        let mut until = DateTime::<Utc>::MAX_UTC;
+        let (mut until, mut limit) = (DateTime::<Utc>::MAX_UTC, PAGE);
         let mut shown = 0;
         loop {
-            // What is shown is as old as the question.
-            let asked = clock::now();
-            let page = self.ledger.changed_between(since, until, PAGE).await.ok()?;
-            let epoch = self.ledger.epoch();
+            // What is shown is as old as the question, and the ledger's that was asked.
+            let (asked, epoch) = (clock::now(), self.ledger.epoch());
+            let page = self.ledger.changed_between(since, until, limit).await.ok()?;
             for part in page.chunks(PIPELINE) {
                 let publications: Vec<_> = part
                     .iter()
@@ -128,9 +129,13 @@ impl Redriver {
             }
             let oldest = page.last().map(|changed| changed.changed_at);
             match oldest {
-                Some(oldest) if page.len() >= usize::try_from(PAGE).unwrap_or(usize::MAX) && shown < most => {
-                    // Inclusive, so that states of one microsecond are not torn apart; a page of a single moment is.
-                    until = if oldest == until { oldest - TimeDelta::microseconds(1) } else { oldest };
+                Some(oldest) if page.len() >= usize::try_from(limit).unwrap_or(usize::MAX) && shown < most => {
+                    // Inclusive, so that states of one microsecond are not torn apart, as one transaction may write them.
+                    (until, limit) = match oldest == until {
+                        false => (oldest, PAGE),
+                        true if limit < MOMENT_MAX => (until, limit * 2),
+                        true => (until - TimeDelta::microseconds(1), PAGE),
+                    };
                 }
                 _ => break,
             }

@@ -15,29 +15,34 @@ use crate::{
     },
     fail_point::{self, Point},
     intake::Meaning,
-    ledger::{FetchCount, FetchReason, ParkedCount},
+    ledger::{FetchCount, FetchReason, Lapsed, ParkedCount},
 };
 
-const LAPSES_AT_ONCE: u32 = 500;
 const PARKED_AT_ONCE: u32 = 100;
 const IN_FLIGHT: usize = 32;
-const LAPSES_IN_FLIGHT: usize = 256;
+const LAPSES_IN_FLIGHT: u32 = 256;
 
 /// Makes the end of a level a change: `FREE` gets a newer version than the `PRO` it replaces. Every replica does, and the ledger lets one of
-/// them: a replica that is frozen ends nobody's level late. Nor does a user whose lock somebody holds: the others are not waited with.
+/// them: a replica that is frozen ends nobody's level late. Nor does a user whose lock somebody holds, or of whom this replica cannot decide: it
+/// goes through all whose time is over, and then begins again with the oldest.
 pub(super) async fn lapsed(upkeep: Upkeep) {
     let mut ticks = tokio::time::interval(upkeep.rhythm.sweep);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut begun, mut under_way) = (HashSet::new(), FuturesUnordered::new());
+    let (mut begun, mut under_way, mut place) = (HashSet::new(), FuturesUnordered::new(), None);
     loop {
         tokio::select! {
             Some(user) = under_way.next() => {
                 begun.remove(&user);
             }
             _ = ticks.tick() => {
-                let Ok(lapsed) = upkeep.ledger.lapsed(LAPSES_AT_ONCE).await else { continue };
-                for (user, version) in lapsed {
-                    if under_way.len() < LAPSES_IN_FLIGHT && begun.insert(user) {
+                let room = LAPSES_IN_FLIGHT.saturating_sub(u32::try_from(begun.len()).unwrap_or(u32::MAX));
+                if room == 0 {
+                    continue;
+                }
+                let Ok(page) = upkeep.ledger.lapsed(place, room).await else { continue };
+                place = page.last().copied().filter(|_| page.len() >= usize::try_from(room).unwrap_or(usize::MAX));
+                for Lapsed { user, version, .. } in page {
+                    if begun.insert(user) {
                         under_way.push(lapse(&upkeep, user, version));
                     }
                 }

@@ -257,3 +257,29 @@ async fn a_stripe_that_hangs_holds_up_no_webhook_and_a_killed_replicas_question_
     all_is_answered(&world).await;
     assert_eq!(world.stripe.asked(&tied.path()), 1);
 }
+
+/// Asked about a subscription that lapses while the second of its newest event was not over, Stripe answered with a state of that second that was
+/// not the last one, and yet counted as its last word: the event that told of the last one changed nothing.
+#[tokio::test]
+async fn an_answer_given_within_the_second_of_an_event_hid_the_next_event_of_that_second() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let (user, id) = (Uuid::new_v4(), format!("sub_{}", Uuid::new_v4().simple()));
+    // With the grace, in half an hour; and a second that lasts for as long as the test.
+    let (ends, second) = (unix_now() - 3 * DAY + 1800, unix_now() + 600);
+    let told = |status| event("customer.subscription.updated", second, &subscription(&id, user, status, ends));
+    world.stripe.have(&format!("subscriptions/{id}"), &subscription(&id, user, "active", ends));
+    assert_eq!(server.deliver(&told("active")).await.json["processed"], true);
+    world
+        .database
+        .execute(&format!("INSERT INTO stripe_fetches (object_id, reason, due_at) VALUES ('{id}', 'lapsing', now()) ON CONFLICT DO NOTHING"))
+        .await;
+    eventually(PATIENCE, "it has been asked", || async {
+        Answer::of(client().get(server.admin_url("/metrics"))).await.text.contains("\ntollgate_fetches_total{")
+    })
+    .await;
+    let mut last = told("unpaid");
+    last["data"]["previous_attributes"] = json!({ "status": "active" });
+    assert_eq!(server.deliver(&last).await.json["processed"], true);
+    stays(&server, user, "FREE").await;
+}

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use tollgate::{
     domain::{
         change::{Cause, Change},
@@ -11,7 +12,7 @@ use tollgate::{
         money::DisputeStatus,
     },
     ledger::{
-        Entry, Ledger, LedgerError,
+        Entry, Lane, Ledger, LedgerError,
         postgres::{Limits, PostgresLedger},
     },
 };
@@ -348,4 +349,34 @@ async fn a_lost_connection_is_replaced_without_anybody_noticing() {
         .await;
     assert_eq!(commit_one(&mut *lane, purchase(user, "evt_2", "cs_2")).await.outcome, Outcome::Applied);
     assert_eq!(database.value("SELECT version FROM entitlement_state").await, "2");
+}
+
+/// Those for whom there was no turn waited on for ever, more with every delivery, when nobody waited for their answers any more.
+#[tokio::test]
+async fn who_waited_for_a_locked_user_had_no_limit() {
+    let database = migrated().await;
+    let (patient, ledger) = tokio::join!(
+        connect(&database, Limits { lock: PATIENCE, ..Limits::default() }),
+        connect(&database, OURS_ALONE)
+    );
+    let stuck = user();
+    let mut lane = ledger.lane();
+    commit_one(&mut *lane, purchase(stuck, "evt_1", "cs_1")).await;
+    let other = database.connect().await.unwrap();
+    hold_lock_of(&patient, &database, &other, stuck).await;
+    let waiting = async |lane: &mut dyn Lane, count: usize| {
+        let (tickets, answers): (Vec<_>, Vec<_>) = (0..count)
+            .map(|n| ticket(purchase(stuck, &format!("evt_{count}x{n}"), &format!("cs_{count}x{n}"))))
+            .unzip();
+        lane.commit(tickets).await;
+        answers
+    };
+    // Four may try at once. The others are told as soon as the first of the four have given up, and not one after the other.
+    let answers = join_all(waiting(&mut *lane, 12).await).await;
+    let told = answers.iter().filter(|answer| **answer == Ok(Err(LedgerError::Contended))).count();
+    assert_eq!(told, 8, "{answers:?}");
+    let mut many = waiting(&mut *lane, 1030).await;
+    let told = many.iter_mut().map(tokio::sync::oneshot::Receiver::try_recv);
+    let refused = told.filter(|answer| *answer == Ok(Err(LedgerError::Contended))).count();
+    assert_eq!(refused, 6, "at once: so many may wait");
 }

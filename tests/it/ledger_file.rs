@@ -88,6 +88,22 @@ async fn events_were_acknowledged_into_a_file_that_had_been_moved_away() {
     assert_eq!(ledger.entitlement(buyer).await.unwrap().version, 2);
 }
 
+/// Somebody takes it for a left-over: two servers had one ledger, and each believed what it remembered of it.
+#[tokio::test]
+async fn a_lock_that_was_removed_let_a_second_server_in_beside_the_first() {
+    let file = TestFile::new();
+    let first = file.open().await;
+    let (mut lane, buyer) = (first.lane(), user());
+    commit_one(&mut *lane, purchase(buyer, "evt_1", "cs_1")).await;
+    std::fs::remove_file(file.beside(".lock")).unwrap();
+    let second = file.open().await;
+    let kept_out = commit(&mut *lane, vec![purchase(buyer, "evt_2", "cs_2")]).await;
+    assert!(matches!(kept_out.as_slice(), [Err(LedgerError::Unavailable(_))]), "{kept_out:?}");
+    assert!(first.entitlement(buyer).await.is_err());
+    assert!(first.now().await.is_err(), "readiness says so");
+    assert_eq!(commit_one(&mut *second.lane(), purchase(buyer, "evt_2", "cs_2")).await.outcome, Outcome::Applied);
+}
+
 #[tokio::test]
 async fn everything_is_there_when_it_is_opened_again() {
     let file = TestFile::new();

@@ -12,7 +12,7 @@ use tollgate::{
 };
 use uuid::Uuid;
 
-use crate::harness::{event::SessionEvent, scripted::ScriptedLedger, server::World};
+use crate::harness::{event::SessionEvent, eventually, scripted::ScriptedLedger, server::World};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVENTS: usize = 200;
@@ -123,4 +123,31 @@ async fn the_time_that_the_ledger_took_was_added_to_the_life_of_its_answer() {
         let found = cache.get(user, ledger.epoch().as_str(), Utc::now(), &mut Budget::new(PATIENCE)).await;
         assert_eq!(found, Ok(None));
     }
+}
+
+/// The ledger was failed over, with loss, while it was asked. Its answer was shown as the new ledger's, with a version that this one had not
+/// reached, and stayed until it had.
+#[tokio::test]
+async fn an_answer_of_the_ledger_before_was_shown_as_the_new_ones() {
+    let ledger = ScriptedLedger::new();
+    let cache: Cache = MemoryCache::new(MemorySettings::default()).into();
+    let reader = EntitlementReader::new(cache, Arc::new(ledger.clone()), PATIENCE, 1);
+    let user = UserId::from(Uuid::new_v4());
+    let pro = Entitlement { level: Level::parse("PRO").unwrap(), expires_at: None, quantity: 1, version: 7 };
+    ledger.write(user, pro);
+    ledger.close_gate();
+    let asking = tokio::spawn({
+        let reader = reader.clone();
+        async move { reader.read(user, None).await }
+    });
+    eventually(PATIENCE, "the ledger is asked", || async { !ledger.reads().is_empty() }).await;
+    ledger.set_epoch("second");
+    ledger.forget_user(user);
+    ledger.open_gate();
+    assert_eq!(asking.await.unwrap().unwrap().entitlement.version, 7);
+    // Nothing but what is under way here runs between.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(reader.read(user, None).await.unwrap().entitlement.version, 0);
 }

@@ -2,15 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::connection::SimpleConnection;
+use secrecy::SecretString;
+use stripe_gateway::{GatewayConfig, StripeGateway};
 use tollgate::{
     activity::Activity,
-    actor::{ActorLimits, Entitlements},
+    actor::{ActorLimits, ApplyError, Entitlements},
     cache::{Cache, RedisCache, RedisSettings},
-    domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
+    domain::{change::Change, entitlement::Entitlement, event::Outcome, id::UserId, level::Level, money::Report},
+    fetch::Fetcher,
     intake::Interpreter,
-    ledger::Ledger,
-    upkeep::{Rhythm, RunningUpkeep, Upkeep},
+    ledger::{
+        Ledger,
+        sqlite::{Limits, SqliteLedger},
+    },
+    upkeep::{Pulse, Rhythm, RunningUpkeep, Upkeep},
     watch::Hub,
 };
 use uuid::Uuid;
@@ -20,7 +27,7 @@ use crate::{
         RedisServer, TestDatabase, eventually,
         ledger::TestFile,
         proxy::Proxy,
-        scripted::{self, ScriptedLedger, delivery},
+        scripted::{self, Fault, ScriptedLedger, delivery},
     },
     ledger::{built_in, commit_one, ledger_on, purchase, user},
 };
@@ -35,6 +42,7 @@ const LIMITS: ActorLimits = ActorLimits { arbiters: 1, ..scripted::LIMITS };
 /// A replica without a front.
 pub(crate) struct Replica {
     entitlements: Entitlements,
+    pulse: Pulse,
     _upkeep: RunningUpkeep,
 }
 
@@ -44,8 +52,12 @@ impl Replica {
         let entitlements =
             Entitlements::start(Arc::clone(&ledger), cache.clone(), Hub::new(0), Activity::unwatched(), LIMITS);
         let interpreter = Interpreter::new(built_in(), Some(false));
-        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();
-        Self { entitlements, _upkeep: upkeep }
+        let key = SecretString::from("sk_test_1234567890");
+        let fetcher = StripeGateway::new(GatewayConfig::new(key))
+            .map(|gateway| Fetcher::new(&gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
+        let upkeep =
+            Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).asking(fetcher.ok());
+        Self { entitlements, pulse: upkeep.pulse(), _upkeep: upkeep.start() }
     }
 }
 
@@ -213,4 +225,112 @@ async fn a_loop_that_panics_is_begun_again() {
     let rhythm = Rhythm { beat: SOON, sweep: SOON, ..Rhythm::default() };
     let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", rhythm);
     eventually(PATIENCE, "levels end again", || async { ledger.sweeps() > 2 }).await;
+}
+
+/// Each turn went on for as long as anything was due: after a long outage of Stripe's, for hours.
+#[actix_web::test]
+async fn a_long_queue_of_questions_kept_subscriptions_that_lapse_from_being_found() {
+    let ledger = ScriptedLedger::new();
+    ledger.question_without_end();
+    let _replica = Replica::start(Arc::new(ledger.clone()), "redis://127.0.0.1:1", Rhythm::default());
+    eventually(PATIENCE, "they are looked for again", || async { ledger.lapsing_sought() > 1 }).await;
+}
+
+/// To show readers a day's changes takes long: the others took the replica for dead meanwhile, and forgot it.
+#[actix_web::test]
+async fn a_replica_fell_silent_while_it_showed_readers_what_they_lacked() {
+    let (ledger, redis) = (ScriptedLedger::new(), RedisServer::start().await);
+    let rhythm = Rhythm { beat: SOON, compare: NEVER, ..Rhythm::default() };
+    let _replica = Replica::start(Arc::new(ledger.clone()), &redis.url(), rhythm);
+    eventually(PATIENCE, "it beats", || async { ledger.beats() > 0 }).await;
+    ledger.close_gate();
+    ledger.set_epoch("second");
+    eventually(PATIENCE, "it looks what readers lack", || async { ledger.pages_asked_for() > 0 }).await;
+    let before = ledger.beats();
+    eventually(PATIENCE, "it beats on", || async { ledger.beats() > before + 2 }).await;
+    assert_eq!(ledger.pages_asked_for(), 1, "and shows everything once");
+    ledger.open_gate();
+}
+
+/// Makes users of so many numbers, each with a state of this level that ends, and has changed, at these moments.
+fn states(file: &TestFile, count: u32, level: &str, ends: &str, changed: DateTime<Utc>) {
+    let changed = changed.timestamp_micros();
+    file.execute(&format!(
+        "INSERT INTO users (id, created_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+           SELECT printf('00000000-0000-4000-8000-%012x', i), {changed} FROM n; \
+         INSERT INTO entitlement_state (user_id, level, expires_at, version, changed_at) \
+           SELECT id, '{level}', {ends}, 1, {changed} FROM users"
+    ));
+}
+
+/// One transaction may write more users than a page has, all of them at the same moment.
+#[actix_web::test]
+async fn of_many_who_changed_at_one_moment_a_page_was_shown_and_the_others_never() {
+    let (file, redis) = (TestFile::new(), RedisServer::start().await);
+    let ledger = file.open().await;
+    states(&file, 2_500, "PRO", "NULL", Utc::now() - TimeDelta::minutes(30));
+    ledger.beat(Uuid::new_v4(), Duration::from_secs(3600)).await.unwrap();
+    let rhythm = Rhythm { compare: NEVER, ..Rhythm::default() };
+    let _replica = Replica::start(ledger, &redis.url(), rhythm);
+    eventually(PATIENCE, "all are shown", || async {
+        redis.keys().await.iter().filter(|key| key.starts_with("entitlements:")).count() == 2_500
+    })
+    .await;
+}
+
+/// Of the oldest nothing could be decided here, as while a new catalogue reaches one replica after the other: they were tried again and again, and
+/// nobody behind them.
+#[actix_web::test]
+async fn levels_that_could_not_be_ended_kept_all_others_from_ending() {
+    let file = TestFile::new();
+    let ledger = file.open().await;
+    let now = Utc::now();
+    let (past, future) = (now - TimeDelta::hours(1), (now + TimeDelta::hours(1)).timestamp_micros());
+    states(&file, 600, "PRO", &past.timestamp_micros().to_string(), past);
+    file.execute(&format!(
+        "INSERT INTO user_entitlements (user_id, entitlement_level, expires_at, source_kind, source_id, status, period_end, reported_at, \
+           created_at, updated_at) SELECT id, 'NEW', {future}, 'checkout', 'cs_' || id, 'active', {future}, 0, 0, 0 FROM users"
+    ));
+    let buyer = user();
+    commit_one(&mut *ledger.lane(), purchase(buyer, "evt_1", "cs_1")).await;
+    let over = now.timestamp_micros();
+    file.execute(&format!("UPDATE entitlement_state SET expires_at = {over} WHERE user_id = '{buyer}'"));
+    let rhythm = Rhythm { beat: NEVER, compare: NEVER, sweep: SOON, ..Rhythm::default() };
+    let _replica = Replica::start(ledger, "redis://127.0.0.1:1", rhythm);
+    let version = format!("SELECT version FROM entitlement_state WHERE user_id = '{buyer}'");
+    eventually(PATIENCE, "his has an end", || async { file.column(&version) == ["2"] }).await;
+    let ended = "SELECT count(*) FROM entitlement_state WHERE version > 1";
+    assert_eq!(file.column(ended), ["1"], "of the others nothing was decided");
+}
+
+/// A full disk answers questions as ever, and so does a file that another program keeps locked: the replica was said to be ready, and took
+/// nothing.
+#[actix_web::test]
+async fn a_ledger_that_takes_no_writes_was_said_to_be_ready() {
+    let file = TestFile::new();
+    let ledger = file.open_with(Limits { busy: Duration::from_millis(1), ..Limits::default() }).await;
+    let rhythm = Rhythm { beat: SOON, dead_after: Duration::from_secs(1), compare: NEVER, ..Rhythm::default() };
+    let replica = Replica::start(Arc::<SqliteLedger>::clone(&ledger), "redis://127.0.0.1:1", rhythm);
+    let beats = "SELECT count(*) FROM instances WHERE last_seen > started_at";
+    eventually(PATIENCE, "it beats", || async { file.column(beats) == ["1"] }).await;
+    assert!(!replica.pulse.is_lost());
+    let mut shell = file.connect();
+    shell.batch_execute("BEGIN IMMEDIATE").unwrap();
+    eventually(PATIENCE, "it is told", || async { replica.pulse.is_lost() }).await;
+    assert!(ledger.now().await.is_ok(), "it answers");
+    shell.batch_execute("ROLLBACK").unwrap();
+    eventually(PATIENCE, "it takes writes again", || async { !replica.pulse.is_lost() }).await;
+}
+
+/// Of a refund nobody but the ledger knows whom it concerns: they went on with what they had until the comparison, half a minute later.
+#[actix_web::test]
+async fn what_a_report_in_doubt_had_changed_readers_were_not_shown() {
+    let (ledger, redis) = (ScriptedLedger::new(), RedisServer::start().await);
+    let rhythm = Rhythm { beat: NEVER, compare: NEVER, retry: SOON, ..Rhythm::default() };
+    let replica = Replica::start(Arc::new(ledger.clone()), &redis.url(), rhythm);
+    ledger.fail("evt_1", Fault::CommitsInDoubt);
+    let Change { cause, user, .. } = delivery(UserId::from(Uuid::nil()), "evt_1");
+    let report = Report { cause, facts: Vec::new() };
+    assert_eq!(replica.entitlements.report(report).await, Err(ApplyError::InDoubt));
+    eventually(PATIENCE, "readers see it", || shows(&redis, user, "1")).await;
 }

@@ -8,7 +8,7 @@ use diesel_async::RunQueryDsl;
 
 use super::{
     super::{
-        Fetch, FetchCount, FetchEnd, LedgerError,
+        Fetch, FetchCount, FetchEnd, FetchReason, LedgerError,
         fetches::{self, FetchColumns},
     },
     connection::Pool,
@@ -37,14 +37,15 @@ struct DueRow {
 }
 
 pub(super) async fn due(pool: &Pool, limit: u32, lease: Duration) -> Result<Vec<Fetch>, LedgerError> {
-    let take = diesel::sql_query(
+    let take = diesel::sql_query(format!(
         "UPDATE stripe_fetches AS f SET attempts = f.attempts + 1, asked_at = now(), due_at = now() + $2 * interval '1 second' \
-         FROM (SELECT object_id, reason FROM stripe_fetches WHERE given_up_at IS NULL AND due_at <= now() \
+         FROM (SELECT object_id, reason FROM stripe_fetches WHERE given_up_at IS NULL AND due_at <= now() AND reason IN ({words}) \
                ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due \
            LEFT JOIN user_entitlements AS g ON g.source_kind = 'subscription' AND g.source_id = due.object_id \
          WHERE f.object_id = due.object_id AND f.reason = due.reason \
          RETURNING f.object_id, f.reason, f.attempts, f.wanted_at, f.asked_at, g.reported_at AS known_at, g.period_end AS ends_at",
-    )
+        words = FetchReason::words(),
+    ))
     .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
     .bind::<Double, _>(lease.as_secs_f64());
     let rows: Vec<DueRow> = pool.run(async |connection| take.load(connection).await).await?;
@@ -58,7 +59,11 @@ pub(super) async fn due(pool: &Pool, limit: u32, lease: Duration) -> Result<Vec<
 pub(super) async fn end(pool: &Pool, fetch: &Fetch, end: FetchEnd) -> Result<(), LedgerError> {
     const LEASED: &str = "f.object_id = $1 AND f.reason = $2 AND f.asked_at = $3";
     let (answered, set, again) = match end {
-        FetchEnd::Answered(again) => (true, "due_at = now() + $4 * interval '1 second'", again),
+        FetchEnd::Answered(again) => (
+            true,
+            "due_at = now() + $4 * interval '1 second', wanted_at = now() + $4 * interval '1 second', attempts = 0",
+            again,
+        ),
         FetchEnd::Failed(again) => (false, "due_at = now() + $4 * interval '1 second'", again),
         FetchEnd::GivenUp => (false, "given_up_at = now() + $4 * interval '1 second'", Duration::ZERO),
     };
@@ -126,7 +131,7 @@ struct CountRow {
 pub(super) async fn counts(pool: &Pool) -> Result<Vec<FetchCount>, LedgerError> {
     let count = diesel::sql_query(
         "SELECT reason, count(*) FILTER (WHERE given_up_at IS NULL) AS waiting, count(given_up_at) AS given_up, \
-           min(wanted_at) FILTER (WHERE given_up_at IS NULL) AS oldest FROM stripe_fetches GROUP BY reason ORDER BY reason",
+           min(wanted_at) FILTER (WHERE given_up_at IS NULL AND wanted_at <= now()) AS oldest FROM stripe_fetches GROUP BY reason ORDER BY reason",
     );
     let rows: Vec<CountRow> = pool.run(async |connection| count.load(connection).await).await?;
     Ok(rows.into_iter().map(|row| fetches::count(row.reason, row.waiting, row.given_up, row.oldest)).collect())

@@ -29,23 +29,35 @@ const RETRIES: u32 = 3;
 /// Transactions of one entry at a time that may wait for locks at once, per lane.
 const ALONE_AT_ONCE: usize = 4;
 
+/// Those, and the entries that wait for their turn, per lane; each for no longer than a transaction may take, by when hardly anybody waits for its
+/// answer.
+const ALONE_MAX: usize = 1024;
+
 /// One way into the ledger.
 pub(super) struct PostgresLane {
     writer: Writer,
     alone: Arc<Semaphore>,
+    /// Who may wait to be alone.
+    places: Arc<Semaphore>,
 }
 
 impl PostgresLane {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { writer: Writer { shared, connection: None }, alone: Arc::new(Semaphore::new(ALONE_AT_ONCE)) }
+        let [alone, places] = [ALONE_AT_ONCE, ALONE_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        Self { writer: Writer { shared, connection: None }, alone, places }
     }
 
     /// Lets an entry wait for its user's lock without holding up the lane. A task of its own: nobody's future to drop.
     fn commit_alone(&self, ticket: Ticket) {
         metrics::counter!("tollgate_ledger_alone_total").increment(1);
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return (ticket.reply)(Err(LedgerError::Contended));
+        };
         let (shared, alone) = (Arc::clone(&self.writer.shared), Arc::clone(&self.alone));
         tokio::spawn(async move {
-            let Ok(_permit) = alone.acquire().await else { return };
+            let _place = place;
+            let turn = tokio::time::timeout(shared.connector.limits.transaction, alone.acquire()).await;
+            let Ok(Ok(_turn)) = turn else { return (ticket.reply)(Err(LedgerError::Contended)) };
             let mut writer = Writer { shared, connection: None };
             let mut results = writer.run(&[&ticket.entry], Locks::Wait).await;
             let result = results.pop().unwrap_or(Ok(Slot::LockedElsewhere)).and_then(Slot::into_committed);

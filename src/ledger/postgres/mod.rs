@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane,
-    Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    Lapsed, Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
@@ -139,8 +139,8 @@ impl Ledger for PostgresLedger {
         read::changed_between(&self.pool, since, until, limit).await
     }
 
-    async fn lapsed(&self, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
-        read::lapsed(&self.pool, limit).await
+    async fn lapsed(&self, after: Option<Lapsed>, limit: u32) -> Result<Vec<Lapsed>, LedgerError> {
+        read::lapsed(&self.pool, after, limit).await
     }
 
     async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {

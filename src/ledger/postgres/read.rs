@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::{
-    ExpressionMethods, QueryDsl, SelectableHelper,
+    BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, QueryDsl, SelectableHelper,
     sql_types::{Text, Timestamptz},
 };
 use diesel_async::RunQueryDsl;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        ChangedState, LedgerError,
+        ChangedState, Lapsed, LedgerError,
         account::{AccountRow, Loaded, entitlement as read_entitlement, load},
         batch::{OwnerRow, owner_of},
     },
@@ -108,19 +108,27 @@ pub(super) async fn changed_between(
         .collect())
 }
 
-pub(super) async fn lapsed(pool: &Pool, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
-    let rows: Vec<(Uuid, i64)> = pool
-        .run(async |connection| {
-            entitlement_state::table
-                .filter(entitlement_state::expires_at.le(diesel::dsl::now))
-                .order(entitlement_state::expires_at.asc())
-                .limit(i64::from(limit))
-                .select((entitlement_state::user_id, entitlement_state::version))
-                .load(connection)
-                .await
-        })
-        .await?;
-    Ok(known(rows))
+pub(super) async fn lapsed(pool: &Pool, after: Option<Lapsed>, limit: u32) -> Result<Vec<Lapsed>, LedgerError> {
+    use entitlement_state as t;
+    let all = t::table.filter(t::expires_at.le(diesel::dsl::now)).into_boxed();
+    let following = match after {
+        Some(Lapsed { user, ended_at, .. }) => all
+            .filter(t::expires_at.ge(ended_at))
+            .filter(t::expires_at.gt(ended_at).or(t::user_id.gt(user.uuid()).nullable())),
+        None => all,
+    };
+    let page = following.order((t::expires_at.asc(), t::user_id.asc())).limit(i64::from(limit)).select((
+        t::user_id,
+        t::version,
+        t::expires_at.assume_not_null(),
+    ));
+    let rows: Vec<(Uuid, i64, DateTime<Utc>)> = pool.run(async |connection| page.load(connection).await).await?;
+    let lapsed = |(user, version, ended_at): (Uuid, i64, _)| Lapsed {
+        user: user.into(),
+        version: u64::try_from(version).unwrap_or(0),
+        ended_at,
+    };
+    Ok(rows.into_iter().map(lapsed).collect())
 }
 
 #[derive(diesel::QueryableByName)]

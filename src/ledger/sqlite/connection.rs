@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, Metadata},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -48,23 +49,42 @@ pub(super) struct LockedFile {
     path: PathBuf,
     url: String,
     id: FileId,
+    lock: Lock,
+}
+
+/// The lock, which is on a file beside it.
+pub(super) struct Lock {
+    path: PathBuf,
+    id: FileId,
     /// Given back by the operating system when the last connection's user has dropped this, or the process has died.
-    _lock: File,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes a file that this process has locked.
+    pub(super) fn of(path: PathBuf, file: File) -> io::Result<Self> {
+        Ok(Self { path, id: FileId::of(&file.metadata()?), _file: file })
+    }
+
+    /// Whether the path still leads to it. Where it was removed, another process may have locked another file of that name.
+    fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.id)
+    }
 }
 
 impl LockedFile {
-    pub(super) const fn new(path: PathBuf, url: String, id: FileId, lock: File) -> Self {
-        Self { path, url, id, _lock: lock }
+    pub(super) const fn new(path: PathBuf, url: String, id: FileId, lock: Lock) -> Self {
+        Self { path, url, id, lock }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the path still leads to the file. SQLite goes on with one that was moved away, deleted or replaced: what it
-    /// acknowledged would go with it, and new connections would read another ledger.
+    /// Whether the path still leads to the file, and nobody else can have locked it. SQLite goes on with one that was moved away, deleted
+    /// or replaced: what it acknowledged would go with it, and new connections would read another ledger.
     fn is_in_place(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.id)
+        std::fs::metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.id) && self.lock.is_in_place()
     }
 
     /// How long the write-ahead log is.
@@ -116,7 +136,10 @@ pub(super) struct Loan {
 
 impl Loan {
     /// Runs statements, and tells what their error means.
-    fn ask<T>(&mut self, work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>) -> Result<T, LedgerError> {
+    pub(super) fn ask<T>(
+        &mut self,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
+    ) -> Result<T, LedgerError> {
         let answer = work(&mut self.connection).map_err(|error| classify(&error));
         self.broken |= matches!(answer, Err(LedgerError::Unavailable(_)));
         answer
@@ -191,7 +214,7 @@ impl Pool {
 
     fn connection(&self) -> Result<SqliteConnection, LedgerError> {
         if !self.file.is_in_place() {
-            tracing::error!(path = %self.file.path().display(), "the ledger's file was moved, deleted or replaced: put it back, or stop");
+            tracing::error!(path = %self.file.path().display(), "the ledger's file, or the .lock beside it, was moved, deleted or replaced: put it back, or start again");
             return Err(LedgerError::Unavailable("the file is not in its place".into()));
         }
         if let Some(connection) = self.idle().pop() {

@@ -10,7 +10,7 @@ use diesel::{
 
 use super::{
     super::{
-        Fetch, FetchCount, FetchEnd, LedgerError,
+        Fetch, FetchCount, FetchEnd, FetchReason, LedgerError,
         fetches::{self, FetchColumns, Needs},
     },
     connection::{Pool, micros, moment, now},
@@ -70,15 +70,17 @@ struct DueRow {
 
 pub(super) async fn due(writer: &Arc<Pool>, limit: u32, lease: Duration) -> Result<Vec<Fetch>, LedgerError> {
     let now = micros(now());
-    let take = diesel::sql_query(
+    let take = diesel::sql_query(format!(
         "UPDATE stripe_fetches SET attempts = attempts + 1, asked_at = ?1, due_at = ?2 WHERE (object_id, reason) IN (\
-           SELECT object_id, reason FROM stripe_fetches WHERE given_up_at IS NULL AND due_at <= ?1 ORDER BY due_at LIMIT ?3) \
+           SELECT object_id, reason FROM stripe_fetches WHERE given_up_at IS NULL AND due_at <= ?1 AND \
+             reason IN ({words}) ORDER BY due_at LIMIT ?3) \
          RETURNING object_id, reason, attempts, wanted_at, asked_at, \
            (SELECT g.reported_at FROM user_entitlements AS g WHERE g.source_kind = 'subscription' AND \
              g.source_id = stripe_fetches.object_id) AS known_at, \
            (SELECT g.period_end FROM user_entitlements AS g WHERE g.source_kind = 'subscription' AND \
              g.source_id = stripe_fetches.object_id) AS ends_at",
-    )
+        words = FetchReason::words(),
+    ))
     .bind::<BigInt, _>(now)
     .bind::<BigInt, _>(now.saturating_add(lasting(lease)))
     .bind::<BigInt, _>(i64::from(limit));
@@ -95,10 +97,10 @@ pub(super) async fn due(writer: &Arc<Pool>, limit: u32, lease: Duration) -> Resu
 pub(super) async fn end(writer: &Arc<Pool>, fetch: &Fetch, end: FetchEnd) -> Result<(), LedgerError> {
     const LEASED: &str = "object_id = ?2 AND reason = ?3 AND asked_at = ?4";
     let now = micros(now());
-    let (answered, column, again) = match end {
-        FetchEnd::Answered(again) => (true, "due_at", again),
-        FetchEnd::Failed(again) => (false, "due_at", again),
-        FetchEnd::GivenUp => (false, "given_up_at", Duration::ZERO),
+    let (answered, set, again) = match end {
+        FetchEnd::Answered(again) => (true, "due_at = ?1, wanted_at = ?1, attempts = 0", again),
+        FetchEnd::Failed(again) => (false, "due_at = ?1", again),
+        FetchEnd::GivenUp => (false, "given_up_at = ?1", Duration::ZERO),
     };
     let (object, reason) = (fetch.object.as_str().to_owned(), fetch.reason.as_str());
     let forget = diesel::sql_query(format!(
@@ -109,7 +111,7 @@ pub(super) async fn end(writer: &Arc<Pool>, fetch: &Fetch, end: FetchEnd) -> Res
     .bind::<Text, _>(object.clone())
     .bind::<Text, _>(reason)
     .bind::<BigInt, _>(micros(fetch.asked_at));
-    let update = diesel::sql_query(format!("UPDATE stripe_fetches SET {column} = ?1 WHERE {LEASED}"))
+    let update = diesel::sql_query(format!("UPDATE stripe_fetches SET {set} WHERE {LEASED}"))
         .bind::<BigInt, _>(now.saturating_add(lasting(again)))
         .bind::<Text, _>(object)
         .bind::<Text, _>(reason)
@@ -167,8 +169,9 @@ struct CountRow {
 pub(super) async fn counts(readers: &Arc<Pool>) -> Result<Vec<FetchCount>, LedgerError> {
     let count = diesel::sql_query(
         "SELECT reason, count(*) FILTER (WHERE given_up_at IS NULL) AS waiting, count(given_up_at) AS given_up, \
-           min(wanted_at) FILTER (WHERE given_up_at IS NULL) AS oldest FROM stripe_fetches GROUP BY reason ORDER BY reason",
-    );
+           min(wanted_at) FILTER (WHERE given_up_at IS NULL AND wanted_at <= ?1) AS oldest FROM stripe_fetches GROUP BY reason ORDER BY reason",
+    )
+    .bind::<BigInt, _>(micros(now()));
     let rows: Vec<CountRow> = readers.ask(move |connection| count.load(connection)).await?;
     let count = |row: CountRow| fetches::count(row.reason, row.waiting, row.given_up, row.oldest.map(moment));
     Ok(rows.into_iter().map(count).collect())

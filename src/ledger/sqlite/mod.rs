@@ -40,7 +40,7 @@ pub use self::open::{OpenError, Problem};
 use self::{connection::Pool, lane::SqliteLane};
 use super::{
     ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane,
-    Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    Lapsed, Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
 };
 use crate::domain::{
     change::{Owner, Subject},
@@ -129,8 +129,7 @@ struct Shared {
 
 impl Shared {
     /// Cuts the log where it has become too long: readers that follow each other without a pause keep SQLite from beginning it anew.
-    async fn bound_wal(&self) {
-        let length = self.file.wal_bytes();
+    async fn bound_wal(&self, length: u64) {
         if length <= self.limits.wal_max {
             self.wal_bound.store(self.limits.wal_max, Ordering::Relaxed);
             return;
@@ -138,8 +137,13 @@ impl Shared {
         if length <= self.wal_bound.load(Ordering::Relaxed) {
             return;
         }
-        let cut = self.writer.ask(|connection| connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")).await;
-        let left = self.file.wal_bytes();
+        let file = Arc::clone(&self.file);
+        let cut = self.writer.run(move |loan| {
+            let cut = loan.ask(|connection| connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)"));
+            (cut, file.wal_bytes())
+        });
+        // Where that was not to be known in time, it is as long as it was.
+        let (cut, left) = cut.await.unwrap_or_else(|error| (Err(error), length));
         // A reader of another program's that stays for long is not waited for with every commit.
         let is_cut = left <= self.limits.wal_max;
         let bound = if is_cut { self.limits.wal_max } else { left + self.limits.wal_max };
@@ -220,8 +224,8 @@ impl Ledger for SqliteLedger {
         read::changed_between(&self.shared.readers, since, until, limit).await
     }
 
-    async fn lapsed(&self, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
-        read::lapsed(&self.shared.readers, limit).await
+    async fn lapsed(&self, after: Option<Lapsed>, limit: u32) -> Result<Vec<Lapsed>, LedgerError> {
+        read::lapsed(&self.shared.readers, after, limit).await
     }
 
     async fn parked_due(&self, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {

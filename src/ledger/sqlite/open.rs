@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     super::{Epoch, MigrationReport},
     Limits, Purpose,
-    connection::{FileId, LockedFile, Role, url},
+    connection::{FileId, Lock, LockedFile, Role, url},
     schema::tollgate_ledger,
 };
 use crate::fail_point::{self, Point};
@@ -163,12 +163,12 @@ fn check_content(path: &Path) -> Result<FileId, Problem> {
 }
 
 /// The lock is on a file beside it, which stays: removing it would let two processes each lock a file of that name.
-fn lock(path: &Path) -> Result<File, Problem> {
+fn lock(path: &Path) -> Result<Lock, Problem> {
     let mut name = path.to_owned().into_os_string();
     name.push(".lock");
     let lock = open_file(Path::new(&name))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Lock::of(name.into(), lock)?),
         Err(TryLockError::WouldBlock) => Err(Problem::Locked(name.into())),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }

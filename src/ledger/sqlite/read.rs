@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper,
+};
 
 use super::{
     super::{
-        ChangedState, LedgerError,
+        ChangedState, Lapsed, LedgerError,
         account::{Loaded, entitlement, load},
         batch::owner_of,
     },
@@ -39,14 +41,10 @@ pub(super) async fn versions(readers: &Arc<Pool>, users: &[UserId]) -> Result<Ve
     let query = entitlement_state::table
         .filter(entitlement_state::user_id.eq_any(users))
         .select((entitlement_state::user_id, entitlement_state::version));
-    Ok(known(readers.ask(move |connection| query.load(connection)).await?))
-}
-
-/// Users with their versions.
-fn known(rows: Vec<(String, i64)>) -> Vec<(UserId, u64)> {
-    rows.into_iter()
-        .filter_map(|(user, version)| Some((UserId::parse(&user).ok()?, u64::try_from(version).unwrap_or(0))))
-        .collect()
+    let rows: Vec<(String, i64)> = readers.ask(move |connection| query.load(connection)).await?;
+    let known =
+        |(user, version): (String, i64)| Some((UserId::parse(&user).ok()?, u64::try_from(version).unwrap_or(0)));
+    Ok(rows.into_iter().filter_map(known).collect())
 }
 
 #[derive(diesel::Queryable, diesel::Selectable)]
@@ -85,13 +83,26 @@ pub(super) async fn changed_between(
         .collect())
 }
 
-pub(super) async fn lapsed(readers: &Arc<Pool>, limit: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
-    let query = entitlement_state::table
-        .filter(entitlement_state::expires_at.le(micros(now())))
-        .order(entitlement_state::expires_at.asc())
-        .limit(i64::from(limit))
-        .select((entitlement_state::user_id, entitlement_state::version));
-    Ok(known(readers.ask(move |connection| query.load(connection)).await?))
+pub(super) async fn lapsed(readers: &Arc<Pool>, after: Option<Lapsed>, limit: u32) -> Result<Vec<Lapsed>, LedgerError> {
+    use entitlement_state as t;
+    let all = t::table.filter(t::expires_at.le(micros(now()))).into_boxed();
+    let following = match after {
+        Some(Lapsed { user, ended_at, .. }) => all
+            .filter(t::expires_at.ge(micros(ended_at)))
+            .filter(t::expires_at.gt(micros(ended_at)).or(t::user_id.gt(user.to_string()).nullable())),
+        None => all,
+    };
+    let page = following.order((t::expires_at.asc(), t::user_id.asc())).limit(i64::from(limit)).select((
+        t::user_id,
+        t::version,
+        t::expires_at.assume_not_null(),
+    ));
+    let rows: Vec<(String, i64, i64)> = readers.ask(move |connection| page.load(connection)).await?;
+    let lapsed = |(user, version, ended_at): (String, i64, i64)| {
+        let (user, version) = (UserId::parse(&user).ok()?, u64::try_from(version).unwrap_or(0));
+        Some(Lapsed { user, version, ended_at: moment(ended_at) })
+    };
+    Ok(rows.into_iter().filter_map(lapsed).collect())
 }
 
 pub(super) async fn levels_in_use(readers: &Arc<Pool>) -> Result<Vec<Level>, LedgerError> {

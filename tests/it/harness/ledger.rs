@@ -29,6 +29,9 @@ pub(crate) trait TestLedger: Send + Sync {
     /// The only column of all rows as text, NULL as `-`. The SQL is to be one that every database understands.
     async fn column(&self, sql: &str) -> Vec<String>;
 
+    /// Runs a statement that must succeed. The SQL is to be one that every database understands.
+    async fn execute(&self, sql: &str);
+
     /// Makes it so that a parked event was tried last that long ago.
     async fn last_tried(&self, event: &str, ago: Duration);
 
@@ -73,6 +76,10 @@ impl TestLedger for OnPostgres {
     async fn column(&self, sql: &str) -> Vec<String> {
         let rows = self.database.query(sql).await;
         rows.into_iter().map(|row| row.into_iter().next().flatten().unwrap_or_else(|| "-".into())).collect()
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.database.execute(sql).await;
     }
 
     async fn last_tried(&self, event: &str, ago: Duration) {
@@ -174,6 +181,10 @@ impl TestLedger for InAFile {
 
     async fn column(&self, sql: &str) -> Vec<String> {
         self.file.column(sql)
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.file.execute(sql);
     }
 
     async fn last_tried(&self, event: &str, ago: Duration) {

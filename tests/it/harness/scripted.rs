@@ -17,13 +17,14 @@ use tollgate::{
         entitlement::Entitlement,
         event::{EventRecord, Outcome, ParkReason},
         grant::{Grant, GrantStatus, Source, SourceKind},
-        id::{CustomerId, EventId, SessionId, UserId},
+        id::{CustomerId, EventId, ObjectId, SessionId, UserId},
         level::Level,
         subscription::Snapshots,
     },
     ledger::{
-        ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance,
-        KeyClaim, Lane, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, Ticket,
+        ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, FetchReason, HistoryEntry, InboxEvent,
+        InboxFilter, Instance, KeyClaim, Lane, Lapsed, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord,
+        Standing, StoredEvent, Ticket,
     },
 };
 use uuid::Uuid;
@@ -65,6 +66,10 @@ struct Books {
     lane_panics: u32,
     sweep_panics: u32,
     sweeps: u32,
+    endless_questions: bool,
+    lapsing_sought: u32,
+    beats: u32,
+    pages_asked_for: u32,
 }
 
 impl ScriptedLedger {
@@ -81,6 +86,10 @@ impl ScriptedLedger {
             lane_panics: 0,
             sweep_panics: 0,
             sweeps: 0,
+            endless_questions: false,
+            lapsing_sought: 0,
+            beats: 0,
+            pages_asked_for: 0,
         };
         Self { books: Arc::new(Mutex::new(books)), gate: Arc::new(watch::Sender::new(true)) }
     }
@@ -161,6 +170,26 @@ impl ScriptedLedger {
     /// Sweeps that ended well.
     pub(crate) fn sweeps(&self) -> u32 {
         self.books().sweeps
+    }
+
+    /// From now on as many questions to Stripe are due as are asked for: about a subscription that nobody has any more.
+    pub(crate) fn question_without_end(&self) {
+        self.books().endless_questions = true;
+    }
+
+    /// How often subscriptions were looked for that are about to lapse.
+    pub(crate) fn lapsing_sought(&self) -> u32 {
+        self.books().lapsing_sought
+    }
+
+    /// How often a replica has told that it lives.
+    pub(crate) fn beats(&self) -> u32 {
+        self.books().beats
+    }
+
+    /// How often it was asked for what has changed, answered or not.
+    pub(crate) fn pages_asked_for(&self) -> u32 {
+        self.books().pages_asked_for
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -278,6 +307,8 @@ impl Ledger for ScriptedLedger {
         _: DateTime<Utc>,
         _: u32,
     ) -> Result<Vec<ChangedState>, LedgerError> {
+        self.books().pages_asked_for += 1;
+        self.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
         let changed = |(user, entitlement): (&UserId, &Entitlement)| ChangedState {
             user: *user,
             entitlement: entitlement.clone(),
@@ -286,7 +317,7 @@ impl Ledger for ScriptedLedger {
         Ok(self.books().states.iter().map(changed).collect())
     }
 
-    async fn lapsed(&self, _: u32) -> Result<Vec<(UserId, u64)>, LedgerError> {
+    async fn lapsed(&self, _: Option<Lapsed>, _: u32) -> Result<Vec<Lapsed>, LedgerError> {
         let mut books = self.books();
         if books.sweep_panics > 0 {
             books.sweep_panics -= 1;
@@ -354,6 +385,7 @@ impl Ledger for ScriptedLedger {
 
     async fn beat(&self, id: Uuid, behind: Duration) -> Result<Vec<Instance>, LedgerError> {
         let now = Utc::now();
+        self.books().beats += 1;
         Ok(vec![Instance { id, last_seen: now, shown_until: now - behind }])
     }
 
@@ -365,18 +397,34 @@ impl Ledger for ScriptedLedger {
         Ok(())
     }
 
-    async fn fetches_due(&self, _: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
-        Ok(vec![])
+    async fn fetches_due(&self, limit: u32, _: Duration) -> Result<Vec<Fetch>, LedgerError> {
+        tokio::task::yield_now().await;
+        let (now, count) = (Utc::now(), if self.books().endless_questions { limit } else { 0 });
+        let fetch = |_| Fetch {
+            object: ObjectId::parse("sub_1").unwrap(),
+            reason: FetchReason::Lapsing,
+            attempts: 1,
+            wanted_at: now,
+            asked_at: now,
+            known_at: None,
+            ends_at: None,
+        };
+        Ok((0..count).map(fetch).collect())
     }
+
     async fn end_fetch(&self, _: &Fetch, _: FetchEnd) -> Result<(), LedgerError> {
         Ok(())
     }
+
     async fn find_lapsing(&self, _: u32) -> Result<(), LedgerError> {
+        self.books().lapsing_sought += 1;
         Ok(())
     }
+
     async fn fetches(&self) -> Result<Vec<FetchCount>, LedgerError> {
         Ok(vec![])
     }
+
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
         let mut books = self.books();
         if books.clock_failures > 0 {

@@ -43,6 +43,7 @@ macro_rules! on_every_database {
 
 on_every_database! {
     a_lease_that_ran_out_is_given_to_another
+    an_older_replica_took_questions_that_it_cannot_read
     a_question_is_leased_to_one_and_ends_with_its_answer
     an_event_asks_anew_or_answers_whoever_asks_meanwhile
     money_that_went_back_of_an_unknown_payment_is_asked_about
@@ -72,6 +73,7 @@ on_every_database! {
     an_owner_is_found_by_what_was_bought
     another_object_under_a_known_id_changes_nothing
     how_many_were_bought_is_part_of_the_state
+    levels_that_are_over_are_listed_in_pages
     links_of_a_chain_at_the_same_instant_always_meet
     many_bodies_under_one_event_id_do_not_fill_the_stack
     money_of_nobody_is_kept

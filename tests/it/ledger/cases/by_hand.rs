@@ -11,7 +11,7 @@ use tollgate::{
         level::Level,
         subscription::SubscriptionStatus,
     },
-    ledger::{Entry, HistoryEntry},
+    ledger::{Entry, HistoryEntry, Ledger},
 };
 use uuid::Uuid;
 
@@ -46,13 +46,18 @@ fn words(entry: &HistoryEntry) -> String {
     format!("{version} {level} {quantity} {cause} {event} {operator} {reason} {source}")
 }
 
+/// Whose level's time is over, with the version that is.
+pub(in crate::ledger) async fn over(ledger: &dyn Ledger) -> Vec<(UserId, u64)> {
+    ledger.lapsed(None, 10).await.unwrap().into_iter().map(|lapsed| (lapsed.user, lapsed.version)).collect()
+}
+
 pub(in crate::ledger) async fn what_changed_is_remembered_with_whose_doing_it_was(on: &dyn TestLedger) {
     let ledger = on.ledger();
     let (user, mut lane) = (user(), ledger.lane());
     let id = Uuid::from_u128(1);
     let until = Utc::now() + TimeDelta::seconds(1);
     assert_eq!(commit_one(&mut *lane, gift(user, 1, until)).await.outcome, Outcome::Applied);
-    eventually(PATIENCE, "the level is over", || async { ledger.lapsed(10).await.unwrap() == [(user, 1)] }).await;
+    eventually(PATIENCE, "the level is over", || async { over(&*ledger).await == [(user, 1)] }).await;
     let lapse = Change { user, found_by: None, cause: Cause::Time, effect: Effect::Lapse { version: 1 } };
     assert_eq!(commit_one(&mut *lane, Entry::Change(lapse)).await.outcome, Outcome::Applied);
     // A fact that changes nothing: another version, and nothing to remember.
@@ -127,4 +132,30 @@ pub(in crate::ledger) async fn how_many_were_bought_is_part_of_the_state(on: &dy
         let history = ledger.history(user, None, 1).await.unwrap();
         assert_eq!((history[0].version, history[0].quantity), (committed.version, quantity));
     }
+}
+
+pub(in crate::ledger) async fn levels_that_are_over_are_listed_in_pages(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    let mut lane = ledger.lane();
+    for n in 0..7 {
+        commit_one(&mut *lane, purchase(user(), &format!("evt_{n}"), &format!("cs_{n}"))).await;
+    }
+    // All but one end at the same moment.
+    for (end, which) in [("min", ">="), ("max", "=")] {
+        let moment = format!("(SELECT {end}(changed_at) FROM entitlement_state)");
+        on.execute(&format!("UPDATE entitlement_state SET expires_at = {moment} WHERE changed_at {which} {moment}"))
+            .await;
+    }
+    let all = ledger.lapsed(None, 10).await.unwrap();
+    assert_eq!(all.len(), 7);
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = ledger.lapsed(after, 2).await.unwrap();
+        listed.extend(page.iter().copied());
+        after = page.last().copied();
+        if page.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, all);
 }

@@ -117,13 +117,28 @@ pub(in super::super) async fn subscriptions_about_to_lapse_are_found_until_they_
     let fetch = given(&*ledger).await;
     assert_eq!((fetch.object.as_str(), fetch.reason), ("sub_1", FetchReason::Lapsing));
     assert!(fetch.ends_at.is_some_and(|end| end > now));
-    ledger.end_fetch(&fetch, FetchEnd::Answered(Duration::ZERO)).await.unwrap();
+    ledger.end_fetch(&fetch, FetchEnd::Failed(Duration::ZERO)).await.unwrap();
     let again = given(&*ledger).await;
-    assert_eq!(again.attempts, 2, "it lapses all the same");
+    ledger.end_fetch(&again, FetchEnd::Answered(Duration::ZERO)).await.unwrap();
+    let anew = given(&*ledger).await;
+    assert_eq!((again.attempts, anew.attempts), (2, 1), "it lapses all the same, and what failed before is over");
+    assert!(anew.wanted_at > again.wanted_at);
+    ledger.end_fetch(&anew, FetchEnd::Answered(LEASE)).await.unwrap();
+    assert_eq!(ledger.fetches().await.unwrap()[0].oldest, None, "nothing waits for its answer");
 
     commit_one(&mut *lane, snapshot(user, "evt_9", "sub_1", (SubscriptionStatus::Active, None), now)).await;
     ledger.find_lapsing(10).await.unwrap();
     assert_eq!(counts(&*ledger).await, []);
+}
+
+/// While a new version reaches one replica after the other.
+pub(in super::super) async fn an_older_replica_took_questions_that_it_cannot_read(on: &dyn TestLedger) {
+    let ledger = on.ledger();
+    tie_a_subscription(&mut *ledger.lane(), user()).await;
+    on.execute("INSERT INTO stripe_fetches (object_id, reason, wanted_at, due_at) SELECT 'sub_2', 'new', wanted_at, wanted_at FROM stripe_fetches")
+        .await;
+    assert_eq!(given(&*ledger).await.reason, FetchReason::Tied);
+    assert_eq!(on.value("SELECT attempts FROM stripe_fetches WHERE reason = 'new'").await, "0");
 }
 
 pub(in super::super) async fn money_that_went_back_of_an_unknown_payment_is_asked_about(on: &dyn TestLedger) {
