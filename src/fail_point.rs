@@ -33,7 +33,7 @@ macro_rules! points {
 points! {
     /// P2: the webhook's body has been read.
     BodyRead = "http.body.read",
-    /// P4: what the event means is about to be found out. About the event's id.
+    /// P4: what the event means, or Stripe's answer, is about to be found out. About the event's id, or the object's.
     Meaning = "intake.meaning",
     /// A router is about to start a user's actor. About the user.
     ActorStart = "actor.start",
@@ -41,6 +41,8 @@ points! {
     ActorApply = "actor.apply",
     /// P7: a lane has a batch and is about to open its transaction. About the events' ids.
     LedgerBegin = "ledger.begin",
+    /// All is read, and what becomes of an entry is about to be decided. About the event's id, else the user.
+    LedgerDecide = "ledger.decide",
     /// P8, before: all locks are held and all is decided; the last of it and `COMMIT` are about to be sent. About the events' ids.
     LedgerCommit = "ledger.commit",
     /// P9: the ledger has said that the transaction is committed. About the events' ids.

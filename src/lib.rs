@@ -21,5 +21,6 @@ pub mod reader;
 mod recent;
 pub mod sandbox;
 pub mod telemetry;
+pub mod trial;
 pub mod upkeep;
 pub mod watch;

@@ -4,10 +4,10 @@
 //! The ledger keeps the questions (`ledger::Fetch`) and gives each to one replica at a time. What Stripe answers is read as its events are,
 //! and goes their way; a newer event has the last word.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use stripe_gateway::{Fetched, GatewayError, StripeGateway};
 use tokio::time::MissedTickBehavior;
 
@@ -18,6 +18,7 @@ use crate::{
         id::{PaymentIntentId, SubscriptionId},
         money::Report,
     },
+    fail_point::{self, Point},
     intake::{Interpreter, interpret::fetched},
     ledger::{Fetch, FetchEnd, FetchReason, Ledger},
 };
@@ -33,6 +34,8 @@ const AT_ONCE: u32 = 8;
 const LEASE: Duration = Duration::from_secs(120);
 /// A question that could not be answered for so long is given up.
 const GIVEN_UP_AFTER: TimeDelta = TimeDelta::days(3);
+/// Tries at most of a question whose answer panics.
+const PANICS_MAX: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// Between questions about one subscription that is lapsing: as far as its end is away, but within these.
@@ -47,6 +50,8 @@ enum FetchError {
     Unclear(Verdict),
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    #[error("a fault on our side")]
+    Panicked,
     #[error("nothing of the kind can be asked about it")]
     Unaskable,
 }
@@ -110,13 +115,14 @@ impl Fetcher {
     /// Asks one question and notes what became of it. Whether it was answered.
     async fn settle(&self, fetch: &Fetch) -> bool {
         let (object, reason) = (&fetch.object, fetch.reason.as_str());
-        let result = self.ask(fetch).await;
+        let ask = AssertUnwindSafe(self.ask(fetch)).catch_unwind();
+        let result = ask.await.unwrap_or(Err(FetchError::Panicked));
         let end = match &result {
             Ok(outcome) => {
                 tracing::info!(%object, reason, ?outcome, "Stripe was asked");
                 FetchEnd::Answered(pause_of_lapsing(fetch))
             }
-            Err(error) if is_hopeless(error) || fetch.asked_at - fetch.wanted_at > GIVEN_UP_AFTER => {
+            Err(error) if is_hopeless(error, fetch.attempts) || fetch.asked_at - fetch.wanted_at > GIVEN_UP_AFTER => {
                 tracing::error!(%object, reason, attempts = fetch.attempts, %error, "a question to Stripe is given up");
                 FetchEnd::GivenUp
             }
@@ -140,6 +146,7 @@ impl Fetcher {
     /// `None` if the answer says nothing that concerns anybody.
     async fn ask(&self, fetch: &Fetch) -> Result<Option<Outcome>, FetchError> {
         let id = fetch.object.as_str();
+        fail_point::pass(Point::Meaning, || id.to_owned()).await;
         let payment = || PaymentIntentId::parse(id).map_err(|_| FetchError::Unaskable);
         let report = match fetch.reason {
             FetchReason::Tied | FetchReason::Lapsing => {
@@ -194,9 +201,14 @@ fn given_at(answer: &Fetched) -> Result<DateTime<Utc>, GatewayError> {
 }
 
 /// Stripe keeps what ended: what it does not know is another account's, and asking again does not help. It takes nothing, for a wrong
-/// key would take from everybody; what is not renewed ends by itself.
-fn is_hopeless(error: &FetchError) -> bool {
-    matches!(error, FetchError::Unaskable) || matches!(error, FetchError::Stripe(error) if error.is_missing())
+/// key would take from everybody; what is not renewed ends by itself. Nor does it help to be read again by what panics.
+fn is_hopeless(error: &FetchError, attempts: u32) -> bool {
+    match error {
+        FetchError::Unaskable => true,
+        FetchError::Panicked | FetchError::Apply(ApplyError::Panicked) => attempts >= PANICS_MAX,
+        FetchError::Stripe(error) => error.is_missing(),
+        FetchError::Unclear(_) | FetchError::Apply(_) => false,
+    }
 }
 
 /// Of which the upper half is left to chance, so that what failed together does not come back together.

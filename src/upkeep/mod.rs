@@ -9,7 +9,6 @@ mod sweep;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::FutureExt;
 use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
@@ -19,8 +18,8 @@ use crate::{
     actor::Entitlements,
     cache::{BreakerState, Cache},
     fetch::Fetcher,
-    intake::{Interpreter, Meaning},
     ledger::{Instance, Ledger, LedgerError},
+    trial::Trials,
 };
 
 /// How often what is done.
@@ -63,7 +62,7 @@ pub struct Upkeep {
     ledger: Arc<dyn Ledger>,
     cache: Cache,
     entitlements: Entitlements,
-    interpreter: Interpreter,
+    trials: Trials,
     redriver: Redriver,
     fetcher: Option<Fetcher>,
     rhythm: Rhythm,
@@ -84,11 +83,11 @@ impl Upkeep {
         ledger: Arc<dyn Ledger>,
         cache: Cache,
         entitlements: Entitlements,
-        interpreter: Interpreter,
+        trials: Trials,
         rhythm: Rhythm,
     ) -> Self {
         let redriver = Redriver::new(Arc::clone(&ledger), cache.clone());
-        Self { instance, ledger, cache, entitlements, interpreter, redriver, fetcher: None, rhythm }
+        Self { instance, ledger, cache, entitlements, trials, redriver, fetcher: None, rhythm }
     }
 
     /// Has Stripe asked what events left open. Without, it waits.
@@ -124,11 +123,6 @@ impl Upkeep {
     async fn beat(&self) -> Result<Vec<Instance>, LedgerError> {
         let behind = self.entitlements.behind().max(self.redriver.behind());
         self.ledger.beat(self.instance, behind).await
-    }
-
-    /// Reads a parked event again. `None` if it cannot be read: it stays parked.
-    fn read_parked(&self, payload: &Bytes) -> Option<Meaning> {
-        self.interpreter.read_again(payload).ok()
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
         event::{Outcome, ParkReason},
         id::UserId,
     },
-    intake::Meaning,
     ledger::{FetchCount, FetchReason, ParkedCount},
+    trial::{Retried, Will},
 };
 
 const LAPSES_AT_ONCE: u32 = 500;
@@ -65,23 +65,12 @@ pub(super) async fn parked(upkeep: Upkeep) {
         // Together: one that takes long must not keep the others from being applied within seconds.
         futures::stream::iter(due)
             .for_each_concurrent(IN_FLIGHT, async |event| {
-                let result = match upkeep.read_parked(&event.payload) {
-                    Some(Meaning::Change(change)) => {
-                        let user = change.user;
-                        upkeep.entitlements.apply(change).await.map(|outcome| (Some(user), outcome))
-                    }
-                    Some(Meaning::Unowned(unowned)) => upkeep.entitlements.apply_unowned(unowned).await,
-                    Some(Meaning::Report(report)) => {
-                        upkeep.entitlements.report(report).await.map(|outcome| (None, outcome))
-                    }
-                    Some(Meaning::Note(_)) | None => return,
-                };
-                match result {
-                    Ok((user, Outcome::Applied)) => {
+                match upkeep.trials.retry(&event.id, &event.payload, Will::Sweep).await {
+                    Ok(Retried::Tried(user, Outcome::Applied)) => {
                         metrics::counter!("tollgate_events_unparked_total").increment(1);
                         tracing::info!(event.id = %event.id, user.id = user.map(tracing::field::display), "applied parked event");
                     }
-                    Ok((_, outcome)) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
+                    Ok(retried) => tracing::debug!(event.id = %event.id, ?retried, "a parked event was tried"),
                     Err(error) => {
                         tracing::debug!(event.id = %event.id, %error, "a parked event waits for the next try");
                     }

@@ -10,6 +10,7 @@ use tollgate::{
     domain::{entitlement::Entitlement, event::Outcome, id::UserId, level::Level},
     intake::Interpreter,
     ledger::Ledger,
+    trial::Trials,
     upkeep::{Rhythm, RunningUpkeep, Upkeep},
     watch::Hub,
 };
@@ -44,7 +45,8 @@ impl Replica {
         let entitlements =
             Entitlements::start(Arc::clone(&ledger), cache.clone(), Hub::new(0), Activity::unwatched(), LIMITS);
         let interpreter = Interpreter::new(built_in(), Some(false));
-        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).start();
+        let trials = Trials::new(ledger.clone(), entitlements.clone(), interpreter);
+        let upkeep = Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), trials, rhythm).start();
         Self { entitlements, _upkeep: upkeep }
     }
 }
