@@ -110,7 +110,9 @@ impl Trials {
 
     /// Whoever ran before this process began lives, has stopped in order, or was told of as dead.
     pub fn all_are_accounted_for(&self) {
-        self.suspects.began.store(i64::MIN, Ordering::Relaxed);
+        if self.suspects.began.swap(i64::MIN, Ordering::Relaxed) != i64::MIN {
+            tracing::debug!("no process has died of an event from before this one began, but those that are told of");
+        }
     }
 
     /// Tries an event that was delivered, and is opened. When this returns `Ok`, what became of it is durable.

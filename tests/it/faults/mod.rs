@@ -6,6 +6,8 @@ mod crash;
 mod doubt;
 #[cfg(feature = "fail-points")]
 mod points;
+#[cfg(feature = "fail-points")]
+mod poison;
 mod postgres;
 mod redis;
 

@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 /// Arms fail points of a running server.
-async fn arm(server: &TestServer, text: &str) {
+pub(super) async fn arm(server: &TestServer, text: &str) {
     let answer = Answer::of(client().post(server.admin_url("/api/admin/fail-points")).body(text.to_owned())).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
