@@ -17,7 +17,10 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tracing::Instrument;
 
 use crate::{
@@ -39,6 +42,9 @@ const TRIES_MAX: u32 = 3;
 const SUSPECTS_AT_ONCE: u32 = 16;
 /// How long a suspect waits for its turn.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// How long it waits for another process' try of it, and how often it looks.
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How soon it is tried again to take back a count that does not hold, if the ledger did not answer.
 const TAKE_BACK_EVERY: Duration = Duration::from_secs(5);
 /// Stripe sends no event that is older, not even when it is asked to.
@@ -90,6 +96,14 @@ struct Suspects {
     places: Semaphore,
 }
 
+/// What a suspect was told whose turn has come.
+enum Begun<'a> {
+    /// It may be tried: so many tries have been counted, this one included.
+    Try(SemaphorePermit<'a>, u32),
+    /// It has had its effect meanwhile.
+    Done,
+}
+
 impl Trials {
     /// Takes what it works with. The process has begun with this call.
     #[must_use]
@@ -137,7 +151,7 @@ impl Trials {
     }
 
     async fn deliver_suspect(&self, payload: &VerifiedPayload, event: &EventId) -> Result<Delivered, ApplyError> {
-        let (_place, tries) = self.begin(event).await?;
+        let Begun::Try(_place, tries) = self.begin(event).await? else { return Ok((None, Outcome::Duplicate)) };
         if tries > TRIES_MAX {
             return self.park(payload).await;
         }
@@ -160,7 +174,9 @@ impl Trials {
 
     /// Not in a webhook's way, so that each is counted before, whatever its age.
     async fn retry_suspect(&self, event: &EventId, payload: &Bytes, will: Will) -> Result<Retried, ApplyError> {
-        let (_place, tries) = self.begin(event).await?;
+        let Begun::Try(_place, tries) = self.begin(event).await? else {
+            return Ok(Retried::Tried(None, Outcome::Duplicate));
+        };
         if tries > TRIES_MAX && will == Will::Sweep {
             return self.poison(event).await;
         }
@@ -204,16 +220,28 @@ impl Trials {
     }
 
     /// Counts a try before it is made, and waits for its turn: the last one is made with no other suspect beside it.
-    async fn begin(&self, event: &EventId) -> Result<(SemaphorePermit<'_>, u32), ApplyError> {
-        for (alone, places) in [(false, 1), (true, SUSPECTS_AT_ONCE)] {
-            let turn = tokio::time::timeout(TURN_WITHIN, self.suspects.places.acquire_many(places)).await;
+    async fn begin(&self, event: &EventId) -> Result<Begun<'_>, ApplyError> {
+        let deadline = Instant::now() + TURN_WITHIN;
+        let mut refused: Option<Instant> = None;
+        loop {
+            let places = if refused.is_some() { SUSPECTS_AT_ONCE } else { 1 };
+            let turn = tokio::time::timeout_at(deadline, self.suspects.places.acquire_many(places)).await;
             let Ok(Ok(place)) = turn else { return Err(ApplyError::Busy) };
-            if let Some(tries) = self.ledger.begin_try(event, alone).await? {
-                return Ok((place, tries));
+            // While this copy waited, its twin may have been applied.
+            if self.entitlements.has_done(event) {
+                return Ok(Begun::Done);
+            }
+            if let Some(tries) = self.ledger.begin_try(event, refused.is_some()).await? {
+                return Ok(Begun::Try(place, tries));
+            }
+            drop(place);
+            match refused {
+                None => refused = Some(Instant::now()),
+                // Another process may be at it, or have died of it.
+                Some(since) if since.elapsed() < ELSEWHERE_WITHIN => tokio::time::sleep(LOOK_AGAIN).await,
+                Some(_) => return Err(ApplyError::Busy),
             }
         }
-        // Another process may be at it.
-        Err(ApplyError::Busy)
     }
 
     /// Takes a count back that does not hold.
