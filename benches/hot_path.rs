@@ -44,7 +44,7 @@ use tollgate::{
     ledger::{
         ChangedState, Committed, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance,
         KeyClaim, Lane, Lapsed, Ledger, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
-        Ticket,
+        Ticket, TryEnd,
     },
     watch::Hub,
 };
@@ -394,6 +394,22 @@ impl Ledger for NoLedger {
 
     async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
         Ok(0)
+    }
+
+    async fn park_for(&self, _: &EventId, _: ParkReason) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn begin_try(&self, _: &EventId, _: bool) -> Result<Option<u32>, LedgerError> {
+        Ok(Some(1))
+    }
+
+    async fn end_try(&self, _: &EventId, _: TryEnd) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn count_panic(&self, _: &EventId) -> Result<u32, LedgerError> {
+        Ok(1)
     }
 
     async fn record_session(&self, _: &SessionRecord) -> Result<(), LedgerError> {

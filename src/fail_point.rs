@@ -35,7 +35,7 @@ points! {
     BodyRead = "http.body.read",
     /// P3: it has been found signed.
     Signed = "http.signed",
-    /// P4: what the event means is about to be found out. About the event's id.
+    /// P4: what the event means, or Stripe's answer, is about to be found out. About the event's id, or the object's.
     Meaning = "intake.meaning",
     /// P4, after: it is known. About the event's id.
     Understood = "intake.understood",
@@ -53,6 +53,8 @@ points! {
     LedgerBegin = "ledger.begin",
     /// P7, after: locks are held, and what they guard has been read. About the events' ids.
     LedgerLocked = "ledger.locked",
+    /// All is read, and what becomes of an entry is about to be decided. About the event's id, else the user.
+    LedgerDecide = "ledger.decide",
     /// P8, before: all locks are held and all is decided; the last of it and `COMMIT` are about to be sent. About the events' ids.
     LedgerCommit = "ledger.commit",
     /// P9: the ledger has said that the transaction is committed. About the events' ids.

@@ -21,6 +21,7 @@ pub mod reader;
 mod recent;
 pub mod sandbox;
 pub mod telemetry;
+pub mod trial;
 pub mod upkeep;
 pub mod watch;
 pub mod watchdog;

@@ -44,6 +44,7 @@ use crate::{
     reader::EntitlementReader,
     sandbox::Sandbox,
     telemetry::{self, Telemetry},
+    trial::Trials,
     upkeep::{Rhythm, Upkeep},
     watch::{self, Hub, Watch},
     watchdog::Watchdog,
@@ -114,12 +115,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     entitlements.watched_by(&watchdog);
     tokio::spawn(watchdog.watch("main"));
     let interpreter = Interpreter::new(catalogue.clone(), account.livemode);
+    let trials = Trials::new(Arc::clone(&ledger), entitlements.clone(), interpreter.clone());
     let upkeep = Upkeep::new(
         Uuid::new_v4(),
         Arc::clone(&ledger),
         cache.clone(),
         entitlements.clone(),
-        interpreter.clone(),
+        trials.clone(),
         Rhythm::default(),
     );
     let fetcher = account
@@ -141,7 +143,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let sandbox_jwt_secret = sandbox.as_ref().map(|(_, keys)| &keys.jwt_secret);
     let jwt_secret = config.auth.jwt_secret.as_ref().or(sandbox_jwt_secret).context("SUPABASE_JWT_SECRET")?;
-    let operators = Operators::new(Arc::clone(&ledger), entitlements.clone(), interpreter.clone());
+    let operators = Operators::new(Arc::clone(&ledger), entitlements.clone(), trials.clone());
     // Where memory may be served for as long as in Redis, no other process writes.
     if !matches!(config.cache.store, CacheStore::Memory { life_max: None }) {
         tokio::spawn(watch::listen(hub.clone(), cache.clone(), Arc::clone(&ledger)));
@@ -149,12 +151,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let reader = EntitlementReader::new(cache, Arc::clone(&ledger), config.cache.deadline, LEDGER_READS);
     let billing = Billing::new(account.gateway, Arc::clone(&ledger), catalogue.clone(), &app, &config.checkout);
     let state = State::new(http::Parts {
-        fulfilment: Fulfilment::new(billing.clone(), interpreter.clone(), entitlements.clone()),
+        fulfilment: Fulfilment::new(billing.clone(), interpreter, entitlements.clone()),
         billing,
         entitlements: entitlements.clone(),
         watch: Watch::new(hub.clone(), reader.clone(), Arc::clone(&ledger)),
         reader,
-        interpreter,
+        trials,
         webhook_secrets: account.webhook_secrets,
         tolerance,
         activity: activity.clone(),

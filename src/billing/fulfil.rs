@@ -6,11 +6,13 @@
 //! webhook is still on its way.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use chrono::DateTime;
+use futures::FutureExt;
 use stripe_gateway::StripeGateway;
 use tokio::time::Instant;
 
@@ -18,6 +20,7 @@ use super::{Billing, CheckoutError, SessionState, SessionView, standing::Look};
 use crate::{
     actor::Entitlements,
     domain::id::{SessionId, UserId},
+    fail_point::{self, Point},
     intake::Interpreter,
     recent::Recent,
 };
@@ -78,7 +81,8 @@ impl Fulfilment {
         if let Some(answer) = self.answered(&id, may_ask)? {
             return Ok(told(view, answer));
         }
-        let answer = self.ask(gateway, user, &id).await;
+        let ask = AssertUnwindSafe(self.ask(gateway, user, &id)).catch_unwind();
+        let answer = ask.await.unwrap_or_else(|_| counted("failed", Answer::Nothing));
         self.remember(&id, answer);
         let Look { view, is_settled } = self.billing.look(user, &id).await?;
         Ok(if is_settled { view } else { told(view, answer) })
@@ -116,6 +120,7 @@ impl Fulfilment {
             Err(_) => return counted("failed", Answer::Nothing),
         };
         let Some(at) = DateTime::from_timestamp(fetched.at, 0) else { return counted("failed", Answer::Nothing) };
+        fail_point::pass(Point::Meaning, || id.to_string()).await;
         match self.interpreter.read_session(id, &fetched.json, at) {
             Ok(None) => counted("open", Answer::AsKnown),
             Ok(Some(change)) if change.user == user => match self.entitlements.apply(change).await {

@@ -22,13 +22,13 @@ use crate::{
         entitlement::Entitlement,
         event::ParkReason,
         grant::{Grant, GrantStatus, Source, SourceKind},
-        id::{CustomerId, SubscriptionId},
+        id::{CustomerId, EventId, SubscriptionId},
         plan,
         subscription::{Attributes, Snapshot, Snapshots, SubscriptionStatus},
     },
     ledger::{
         ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim,
-        Lane, Lapsed, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+        Lane, Lapsed, LedgerError, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent, TryEnd,
     },
 };
 
@@ -113,6 +113,22 @@ impl Ledger for MemoryLedger {
     async fn wake_parked(&self, _: ParkReason) -> Result<usize, LedgerError> {
         unreachable()
     }
+    async fn park_for(&self, _: &EventId, _: ParkReason) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn begin_try(&self, _: &EventId, _: bool) -> Result<Option<u32>, LedgerError> {
+        Ok(Some(1))
+    }
+
+    async fn end_try(&self, _: &EventId, _: TryEnd) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn count_panic(&self, _: &EventId) -> Result<u32, LedgerError> {
+        Ok(1)
+    }
+
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {
         if *self.refuse_sessions.lock().unwrap() {
             return unreachable();

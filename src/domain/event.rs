@@ -54,11 +54,13 @@ pub enum ParkReason {
     UnknownOwner,
     /// Names no user, and several users are the same customer.
     SeveralOwners,
+    /// Every try of it ended in a panic or with the process. Never tried again but by a person's will.
+    Poison,
 }
 
 impl ParkReason {
     /// All of them, for reading the ledger and for tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MissingMetadata,
         Self::InvalidUser,
         Self::UserMismatch,
@@ -70,6 +72,7 @@ impl ParkReason {
         Self::UnknownPrice,
         Self::UnknownOwner,
         Self::SeveralOwners,
+        Self::Poison,
     ];
 
     /// The word kept in the ledger and in metrics.
@@ -87,6 +90,7 @@ impl ParkReason {
             Self::UnknownPrice => "unknown_price",
             Self::UnknownOwner => "unknown_owner",
             Self::SeveralOwners => "several_owners",
+            Self::Poison => "poison",
         }
     }
 
@@ -109,6 +113,9 @@ impl ParkReason {
                 "parked: metadata.userId is missing, and nobody is known to have this subscription or customer"
             }
             Self::SeveralOwners => "parked: metadata.userId is missing, and several users are this customer",
+            Self::Poison => {
+                "parked: every try of it failed by a fault of ours; it is tried again only when a person asks for it"
+            }
         }
     }
 }

@@ -4,10 +4,10 @@
 //! The ledger keeps the questions (`ledger::Fetch`) and gives each to one replica at a time. What Stripe answers is read as its events are,
 //! and goes their way; a newer event has the last word.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use stripe_gateway::{Fetched, GatewayError, StripeGateway};
 use tokio::time::MissedTickBehavior;
 
@@ -37,6 +37,8 @@ const LEASE: Duration = Duration::from_secs(120);
 /// So many failures in a row, with the pauses between them, are three days: then it is given up. Counted, since a question may have waited
 /// for longer before it was asked for the first time: without a key, or while nothing ran.
 const TRIES_MAX: u32 = 100;
+/// Tries at most of a question whose answer panics.
+const PANICS_MAX: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// An answer is the last word of the newest event's second only if that second was over when Stripe looked, which is up to a second before the
@@ -54,6 +56,8 @@ enum FetchError {
     Unclear(Verdict),
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    #[error("a fault on our side")]
+    Panicked,
     #[error("nothing of the kind can be asked about it")]
     Unaskable,
     #[error("the second of the newest event is not over")]
@@ -124,7 +128,8 @@ impl Fetcher {
     async fn settle(&self, fetch: &Fetch) -> bool {
         let (object, reason) = (&fetch.object, fetch.reason.as_str());
         fail_point::pass(Point::FetchAsk, || object.to_string()).await;
-        let result = self.ask(fetch).await;
+        let ask = AssertUnwindSafe(self.ask(fetch)).catch_unwind();
+        let result = ask.await.unwrap_or(Err(FetchError::Panicked));
         fail_point::pass(Point::FetchApplied, || object.to_string()).await;
         let end = match &result {
             Ok(outcome) => {
@@ -155,6 +160,7 @@ impl Fetcher {
     /// `None` if the answer says nothing that concerns anybody.
     async fn ask(&self, fetch: &Fetch) -> Result<Option<Outcome>, FetchError> {
         let id = fetch.object.as_str();
+        fail_point::pass(Point::Meaning, || id.to_owned()).await;
         let payment = || PaymentIntentId::parse(id).map_err(|_| FetchError::Unaskable);
         let report = match fetch.reason {
             FetchReason::Tied | FetchReason::Lapsing => {
@@ -214,13 +220,18 @@ fn given_at(answer: &Fetched) -> Result<DateTime<Utc>, GatewayError> {
 }
 
 fn is_given_up(fetch: &Fetch, error: &FetchError) -> bool {
-    is_hopeless(error) || fetch.attempts >= TRIES_MAX
+    is_hopeless(error, fetch.attempts) || fetch.attempts >= TRIES_MAX
 }
 
 /// Stripe keeps what ended: what it does not know is another account's, and asking again does not help. It takes nothing, for a wrong
-/// key would take from everybody; what is not renewed ends by itself.
-fn is_hopeless(error: &FetchError) -> bool {
-    matches!(error, FetchError::Unaskable) || matches!(error, FetchError::Stripe(error) if error.is_missing())
+/// key would take from everybody; what is not renewed ends by itself. Nor does it help to be read again by what panics.
+fn is_hopeless(error: &FetchError, attempts: u32) -> bool {
+    match error {
+        FetchError::Unaskable => true,
+        FetchError::Panicked | FetchError::Apply(ApplyError::Panicked) => attempts >= PANICS_MAX,
+        FetchError::Stripe(error) => error.is_missing(),
+        FetchError::Unclear(_) | FetchError::Apply(_) | FetchError::TooSoon => false,
+    }
 }
 
 /// Of which the upper half is left to chance, so that what failed together does not come back together.

@@ -50,12 +50,10 @@ use crate::{
     auth::{ServiceTokens, SessionVerifier},
     billing::{Billing, Fulfilment},
     domain::{id::UserId, live::LiveCatalogue},
-    intake::{
-        Interpreter,
-        signature::{Tolerance, WebhookSecrets},
-    },
+    intake::signature::{Tolerance, WebhookSecrets},
     operators::Operators,
     reader::EntitlementReader,
+    trial::Trials,
     watch::Watch,
 };
 
@@ -72,7 +70,7 @@ pub struct Parts {
     /// Tells how sales stand.
     pub fulfilment: Fulfilment,
     /// Tells what events mean.
-    pub interpreter: Interpreter,
+    pub trials: Trials,
     /// `None`: webhooks are answered 500.
     pub webhook_secrets: Option<WebhookSecrets>,
     /// How old a webhook's signature may be.
@@ -121,7 +119,7 @@ struct Shared {
     watch: Watch,
     billing: Billing,
     fulfilment: Fulfilment,
-    interpreter: Interpreter,
+    trials: Trials,
     webhook_secrets: Option<WebhookSecrets>,
     tolerance: Tolerance,
     activity: Activity,
@@ -152,7 +150,7 @@ impl State {
             watch: parts.watch,
             billing: parts.billing,
             fulfilment: parts.fulfilment,
-            interpreter: parts.interpreter,
+            trials: parts.trials,
             webhook_secrets: parts.webhook_secrets,
             tolerance: parts.tolerance,
             activity: parts.activity,

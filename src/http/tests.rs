@@ -23,7 +23,8 @@ use crate::{
     cache::{Cache, RedisCache, RedisSettings},
     config::ServerConfig,
     domain::{id::UserId, plan},
-    intake::signature::sign,
+    intake::{Interpreter, signature::sign},
+    trial::Trials,
     watch::Hub,
 };
 
@@ -69,15 +70,16 @@ fn parts() -> Parts {
     let reader = EntitlementReader::new(cache.clone(), ledger.clone(), actors.cache_budget, 4);
     let entitlements = Entitlements::start(ledger.clone(), cache, hub.clone(), Activity::unwatched(), actors);
     let interpreter = Interpreter::new(catalogue.clone(), Some(false));
-    let operators = Operators::new(ledger.clone(), entitlements.clone(), interpreter.clone());
+    let trials = Trials::new(ledger.clone(), entitlements.clone(), interpreter.clone());
+    let operators = Operators::new(ledger.clone(), entitlements.clone(), trials.clone());
     let billing = closed_shop(ledger.clone());
     Parts {
-        fulfilment: Fulfilment::new(billing.clone(), interpreter.clone(), entitlements.clone()),
+        fulfilment: Fulfilment::new(billing.clone(), interpreter, entitlements.clone()),
         billing,
         entitlements,
         watch: Watch::new(hub, reader.clone(), ledger),
         reader,
-        interpreter,
+        trials,
         webhook_secrets: WebhookSecrets::new(&[WEBHOOK_SECRET.into()]).ok(),
         tolerance: Tolerance::STRIPE,
         activity: Activity::unwatched(),

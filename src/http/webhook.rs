@@ -29,7 +29,7 @@ use crate::{
     },
     fail_point::{self, Point},
     intake::{
-        Interpreter, Meaning,
+        Interpreter,
         signature::{SignatureError, VerifiedPayload, verify},
     },
 };
@@ -133,20 +133,8 @@ async fn accept(state: &Shared, request: &HttpRequest, payload: Payload) -> Resu
         state.activity.tell(None, || event.step(Outcome::Duplicate));
         return Ok(event.answer(Outcome::Duplicate));
     }
-    fail_point::pass(Point::Meaning, || envelope.event().id.to_string()).await;
-    let meaning = state.interpreter.meaning(envelope);
-    let event = meaning.event().map(Told::of).ok_or(ApiError::Internal)?;
-    fail_point::pass(Point::Understood, || event.id.to_string()).await;
-    let (user, outcome) = match meaning {
-        Meaning::Change(change) => (Some(change.user), state.entitlements.apply(change).await),
-        Meaning::Unowned(unowned) => match state.entitlements.apply_unowned(unowned).await {
-            Ok((user, outcome)) => (user, Ok(outcome)),
-            Err(error) => (None, Err(error)),
-        },
-        Meaning::Report(report) => (None, state.entitlements.report(report).await),
-        Meaning::Note(note) => (note.user, state.entitlements.record(note).await),
-    };
-    let outcome = outcome.map_err(|error| {
+    let event = Told::of(envelope.event());
+    let (user, outcome) = state.trials.deliver(&payload, envelope).await.map_err(|error| {
         counter!("tollgate_events_not_taken_total", "reason" => error.word()).increment(1);
         tracing::warn!(event.id = %event.id, event.r#type = event.kind, error = %error, "event not taken");
         ApiError::from(error)

@@ -59,6 +59,12 @@ impl Envelope<'_> {
     pub const fn event(&self) -> &EventRecord {
         &self.0.record
     }
+
+    /// The event as the ledger keeps it, without what it means; its object's id is not known.
+    #[must_use]
+    pub fn into_event(self) -> EventRecord {
+        self.0.into_record()
+    }
 }
 
 /// Reads events. Cheap to clone.

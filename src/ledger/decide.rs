@@ -14,13 +14,16 @@ use super::{
     halving::Failure,
     history::HistoryRow,
 };
-use crate::domain::{
-    change::{Account, Change, Decision, Effect},
-    event::{EventRecord, Outcome, ParkReason},
-    grant::GrantStatus,
-    id::UserId,
-    money::{Objects, Report},
-    plan::Catalogue,
+use crate::{
+    domain::{
+        change::{Account, Change, Decision, Effect},
+        event::{EventRecord, Outcome, ParkReason},
+        grant::GrantStatus,
+        id::UserId,
+        money::{Objects, Report},
+        plan::Catalogue,
+    },
+    fail_point::{self, Point},
 };
 
 /// What a committed transaction did with one entry.
@@ -178,7 +181,8 @@ pub(super) fn decide<'a>(
                 let account = place.and_then(|place| accounts.get_mut(place));
                 let account = account.ok_or(LedgerError::Panicked).map_err(culprit)?;
                 let open = open_of(&account.account, &change.effect);
-                let outcome = apply(change, account, money, catalogue, owns_users).map_err(culprit)?;
+                let outcome =
+                    caught(entry, || apply(change, account, money, catalogue, owns_users)).map_err(culprit)?;
                 decided.needs.note(open, open_of(&account.account, &change.effect), entry.event().is_some());
                 if let (Outcome::Applied, Effect::SessionExpired(session)) = (outcome, &change.effect) {
                     decided.expired_sessions.push(session.as_str());
@@ -188,7 +192,7 @@ pub(super) fn decide<'a>(
             }
             Entry::Report(report) => {
                 let open = open_after(report, accounts, money);
-                let changed = learn(report, accounts, money, catalogue).map_err(culprit)?;
+                let changed = caught(entry, || learn(report, accounts, money, catalogue)).map_err(culprit)?;
                 decided.needs.note(open, open_after(report, accounts, money), entry.event().is_some());
                 let outcome = if changed.is_some() { Outcome::Applied } else { Outcome::Superseded };
                 let state = |place: usize| {
@@ -206,7 +210,16 @@ pub(super) fn decide<'a>(
     Ok(decided)
 }
 
-/// The decision about one change. `Err` if it panicked, a fault of ours that must not take the whole batch down, or cannot be made here.
+/// Makes the decision about one entry. One that panics, a fault of ours, must not take the whole batch down.
+fn caught<T>(entry: &Entry, decide: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+    let decide = || {
+        fail_point::pass_now(Point::LedgerDecide, || Entry::about([entry]));
+        decide()
+    };
+    catch_unwind(AssertUnwindSafe(decide)).map_err(|_| LedgerError::Panicked).flatten()
+}
+
+/// The decision about one change. `Err` if it cannot be made here.
 fn apply(
     change: &Change,
     account: &mut Loaded,
@@ -221,9 +234,7 @@ fn apply(
         return Ok(Outcome::Parked(ParkReason::UnknownLevel));
     }
     let (now, before) = (account.now, account.account.entitlement.clone());
-    let decision = catch_unwind(AssertUnwindSafe(|| account.account.apply(&change.effect, money, catalogue, now)))
-        .map_err(|_| LedgerError::Panicked)?;
-    match decision {
+    match account.account.apply(&change.effect, money, catalogue, now) {
         Decision::Applied { grants } => {
             account.knows_what_is_held(catalogue)?;
             grants.iter().for_each(|grant| tell_ties(&account.account, *grant));
@@ -251,30 +262,27 @@ fn learn(
     money: &mut Objects,
     catalogue: &Catalogue,
 ) -> Result<Option<Vec<usize>>, LedgerError> {
-    let learn = AssertUnwindSafe(|| {
-        let mut is_new = false;
-        for fact in &report.facts {
-            is_new |= money.learn(fact);
+    let mut is_new = false;
+    for fact in &report.facts {
+        is_new |= money.learn(fact);
+    }
+    if !is_new {
+        return Ok(None);
+    }
+    tell_unmeasured(report, money);
+    let mut changed = Vec::new();
+    for (place, loaded) in accounts.iter_mut().enumerate() {
+        let is_tied = loaded.account.grants.iter().any(|grant| money.are_tied(report, grant));
+        let before = loaded.account.entitlement.clone();
+        if is_tied && let Decision::Applied { grants } = loaded.account.weigh(money, catalogue, loaded.now) {
+            loaded.knows_what_is_held(catalogue)?;
+            let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, &grants);
+            loaded.history.extend(remembered);
+            loaded.touch(&grants);
+            changed.push(place);
         }
-        if !is_new {
-            return Ok(None);
-        }
-        tell_unmeasured(report, money);
-        let mut changed = Vec::new();
-        for (place, loaded) in accounts.iter_mut().enumerate() {
-            let is_tied = loaded.account.grants.iter().any(|grant| money.are_tied(report, grant));
-            let before = loaded.account.entitlement.clone();
-            if is_tied && let Decision::Applied { grants } = loaded.account.weigh(money, catalogue, loaded.now) {
-                loaded.knows_what_is_held(catalogue)?;
-                let remembered = HistoryRow::of(&report.cause, &before, &loaded.account, &grants);
-                loaded.history.extend(remembered);
-                loaded.touch(&grants);
-                changed.push(place);
-            }
-        }
-        Ok(Some(changed))
-    });
-    catch_unwind(learn).map_err(|_| LedgerError::Panicked).flatten()
+    }
+    Ok(Some(changed))
 }
 
 /// Says that money went back of a payment of which no event has said how much it was: it takes nothing till then.

@@ -72,7 +72,10 @@ impl<'a> Halving<'a> {
                 self.todo.push(start + offset + 1..end);
                 self.todo.push(start..start + offset);
             }
-            Err(Failure::Aborted(LedgerError::Refused { .. }) | Failure::ForeignSource) if span.len() > 1 => {
+            // A panic outside of the decision, too, is mostly one entry's.
+            Err(Failure::Aborted(LedgerError::Refused { .. } | LedgerError::Panicked) | Failure::ForeignSource)
+                if span.len() > 1 =>
+            {
                 let middle = start + span.len() / 2;
                 self.todo.push(middle..end);
                 self.todo.push(start..middle);

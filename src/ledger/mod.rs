@@ -16,6 +16,7 @@ pub mod postgres;
 mod reach;
 pub mod sqlite;
 mod statement;
+mod tries;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ pub use self::{
     fetches::{Fetch, FetchCount, FetchEnd, FetchReason},
     history::HistoryEntry,
     inbox::{InboxEvent, InboxFilter, InboxPlace, ParkedCount, Standing, StoredEvent},
+    tries::TryEnd,
 };
 pub use crate::domain::event::{Note, Verdict};
 use crate::domain::{
@@ -292,6 +294,21 @@ pub trait Ledger: Send + Sync {
 
     /// Makes all events that are parked for this reason due, and tells how many.
     async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError>;
+
+    /// Tells why a parked event waits from now on.
+    async fn park_for(&self, event: &EventId, reason: ParkReason) -> Result<(), LedgerError>;
+
+    /// Counts a try of an event before it is made, and tells how many have been counted with it, since the last that ended in order. The
+    /// first one counts as the second: what is counted before may have ended a process when nobody counted yet. `None`, and nothing is
+    /// counted, where the try has to be made with no other beside it and is not to be made `alone`; and where it is, but the next one
+    /// before may be under way in another process.
+    async fn begin_try(&self, event: &EventId, alone: bool) -> Result<Option<u32>, LedgerError>;
+
+    /// Ends a try that was counted before it was made.
+    async fn end_try(&self, event: &EventId, end: TryEnd) -> Result<(), LedgerError>;
+
+    /// Counts a try that has panicked and was not counted before. Gives how many have been counted.
+    async fn count_panic(&self, event: &EventId) -> Result<u32, LedgerError>;
 
     /// Records a session we created.
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError>;

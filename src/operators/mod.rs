@@ -19,12 +19,12 @@ use crate::{
     actor::{ApplyError, Entitlements},
     domain::{
         entitlement::Entitlement,
-        event::{Outcome, Verdict},
+        event::{Outcome, ParkReason, Verdict},
         grant::Grant,
-        id::UserId,
+        id::{EventId, UserId},
     },
-    intake::{Interpreter, Meaning},
     ledger::{Ledger, LedgerError},
+    trial::{Retried, Trials, Will},
 };
 
 /// Events that one call for many tries at most: it is answered within seconds also where each has to wait.
@@ -133,14 +133,14 @@ pub struct Summary {
 pub struct Operators {
     ledger: Arc<dyn Ledger>,
     entitlements: Entitlements,
-    interpreter: Interpreter,
+    trials: Trials,
 }
 
 impl Operators {
     /// Takes what it reads from, and what events are applied through.
     #[must_use]
-    pub const fn new(ledger: Arc<dyn Ledger>, entitlements: Entitlements, interpreter: Interpreter) -> Self {
-        Self { ledger, entitlements, interpreter }
+    pub const fn new(ledger: Arc<dyn Ledger>, entitlements: Entitlements, trials: Trials) -> Self {
+        Self { ledger, entitlements, trials }
     }
 
     /// Events, newest first: at most `limit`.
@@ -168,29 +168,27 @@ impl Operators {
         if event.standing != Standing::Parked {
             return Err(OperatorError::NotParked);
         }
-        let (user, outcome) = match payload.map(|payload| self.interpreter.read_again(&payload)) {
-            Some(Ok(Meaning::Change(change))) => (Some(change.user), self.entitlements.apply(change).await?),
-            Some(Ok(Meaning::Unowned(unowned))) => self.entitlements.apply_unowned(unowned).await?,
-            Some(Ok(Meaning::Report(report))) => (None, self.entitlements.report(report).await?),
-            Some(Ok(Meaning::Note(note))) => {
-                return Ok(match note.verdict {
-                    Verdict::Parked(reason) => Tried::StillParked(reason.to_string()),
-                    Verdict::Ignored(reason) => Tried::StillParked(reason.to_string()),
-                });
-            }
-            Some(Err(_)) | None => return Ok(Tried::StillParked(UNREADABLE.to_owned())),
+        let (Some(payload), Ok(id)) = (payload, EventId::parse(id)) else {
+            return Ok(Tried::StillParked(UNREADABLE.to_owned()));
+        };
+        let (user, outcome) = match self.trials.retry(&id, &payload, Will::Person).await? {
+            Retried::Tried(user, outcome) => (user, outcome),
+            Retried::Waits(Verdict::Parked(reason)) => return Ok(Tried::StillParked(reason.to_string())),
+            Retried::Waits(Verdict::Ignored(reason)) => return Ok(Tried::StillParked(reason.to_string())),
+            Retried::Unreadable => return Ok(Tried::StillParked(UNREADABLE.to_owned())),
+            Retried::Poison => return Ok(Tried::StillParked(ParkReason::Poison.to_string())),
         };
         Ok(match outcome {
             Outcome::Applied => {
                 metrics::counter!("tollgate_events_unparked_total").increment(1);
-                tracing::info!(event.id = id, user.id = user.map(tracing::field::display), "applied parked event");
+                tracing::info!(event.id = %id, user.id = user.map(tracing::field::display), "applied parked event");
                 Tried::Applied
             }
             Outcome::Superseded => Tried::Superseded,
             Outcome::Parked(reason) => Tried::StillParked(reason.to_string()),
             // Somebody else was quicker.
             Outcome::Duplicate | Outcome::DuplicateWaiting | Outcome::Ignored(_) => {
-                let InboxEvent { standing, reason, .. } = self.event(id).await?.event;
+                let InboxEvent { standing, reason, .. } = self.event(id.as_str()).await?.event;
                 match standing {
                     Standing::Applied => Tried::Applied,
                     Standing::Superseded => Tried::Superseded,

@@ -98,6 +98,8 @@ pub(super) async fn compare(upkeep: Upkeep) {
 /// What one replica knows of the others between beats.
 #[derive(Default)]
 struct Watch {
+    /// When this replica first beat.
+    began: Option<DateTime<Utc>>,
     /// Whether the first look, which covers everybody's left-overs, has been had.
     looked: bool,
     /// Dead replicas whose left-overs were done once; done again after the margin, then forgotten.
@@ -113,6 +115,11 @@ impl Watch {
     async fn look_after(&mut self, upkeep: &Upkeep, instances: &[Instance]) {
         let Some(now) = own_beat(upkeep, instances) else { return };
         let others = || instances.iter().filter(|other| other.id != upkeep.instance);
+        let began = *self.began.get_or_insert(now);
+        // Who is still listed and has not been heard of since may have died a moment before, of an event.
+        if others().all(|other| other.last_seen > began) {
+            upkeep.trials.all_are_accounted_for();
+        }
         if !self.looked {
             // Whoever ran before us may have died a moment ago, long before it counts as dead.
             let Some(oldest) = others().map(|other| other.shown_until.min(now)).min() else {
@@ -122,6 +129,7 @@ impl Watch {
             self.looked = upkeep.redriver.since(oldest - MARGIN, usize::MAX, "start").await;
         }
         for dead in others().filter(|other| is_dead(upkeep, other, now)) {
+            upkeep.trials.has_died(now);
             if !upkeep.redriver.since(dead.shown_until.min(now) - MARGIN, usize::MAX, "dead replica").await {
                 continue;
             }

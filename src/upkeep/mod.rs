@@ -10,7 +10,6 @@ mod sweep;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::FutureExt;
 use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
@@ -21,8 +20,9 @@ use crate::{
     actor::Entitlements,
     cache::{BreakerState, Cache},
     fetch::Fetcher,
-    intake::{Interpreter, Meaning, signature::Tolerance},
+    intake::signature::Tolerance,
     ledger::{Instance, Ledger, LedgerError},
+    trial::Trials,
 };
 
 /// How often what is done.
@@ -65,7 +65,7 @@ pub struct Upkeep {
     ledger: Arc<dyn Ledger>,
     cache: Cache,
     entitlements: Entitlements,
-    interpreter: Interpreter,
+    trials: Trials,
     redriver: Redriver,
     pulse: Pulse,
     fetcher: Option<Fetcher>,
@@ -89,23 +89,12 @@ impl Upkeep {
         ledger: Arc<dyn Ledger>,
         cache: Cache,
         entitlements: Entitlements,
-        interpreter: Interpreter,
+        trials: Trials,
         rhythm: Rhythm,
     ) -> Self {
         let redriver = Redriver::new(Arc::clone(&ledger), cache.clone());
         let pulse = Pulse::new(rhythm.dead_after);
-        Self {
-            instance,
-            ledger,
-            cache,
-            entitlements,
-            interpreter,
-            redriver,
-            pulse,
-            fetcher: None,
-            tolerance: None,
-            rhythm,
-        }
+        Self { instance, ledger, cache, entitlements, trials, redriver, pulse, fetcher: None, tolerance: None, rhythm }
     }
 
     /// Has this machine's clock compared with the ledger's, if that has one of its own: then `tolerance` is how far a webhook's
@@ -154,11 +143,6 @@ impl Upkeep {
     async fn beat(&self) -> Result<Vec<Instance>, LedgerError> {
         let behind = self.entitlements.behind().max(self.redriver.behind());
         self.ledger.beat(self.instance, behind).await.inspect(|_| self.pulse.beat())
-    }
-
-    /// Reads a parked event again. `None` if it cannot be read: it stays parked.
-    fn read_parked(&self, payload: &Bytes) -> Option<Meaning> {
-        self.interpreter.read_again(payload).ok()
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
         id::UserId,
     },
     fail_point::{self, Point},
-    intake::Meaning,
     ledger::{FetchCount, FetchReason, Lapsed, ParkedCount},
+    trial::{Retried, Will},
 };
 
 const PARKED_AT_ONCE: u32 = 100;
@@ -73,23 +73,12 @@ pub(super) async fn parked(upkeep: Upkeep) {
         futures::stream::iter(due)
             .for_each_concurrent(IN_FLIGHT, async |event| {
                 fail_point::pass(Point::SweepParked, || event.id.to_string()).await;
-                let result = match upkeep.read_parked(&event.payload) {
-                    Some(Meaning::Change(change)) => {
-                        let user = change.user;
-                        upkeep.entitlements.apply(change).await.map(|outcome| (Some(user), outcome))
-                    }
-                    Some(Meaning::Unowned(unowned)) => upkeep.entitlements.apply_unowned(unowned).await,
-                    Some(Meaning::Report(report)) => {
-                        upkeep.entitlements.report(report).await.map(|outcome| (None, outcome))
-                    }
-                    Some(Meaning::Note(_)) | None => return,
-                };
-                match result {
-                    Ok((user, Outcome::Applied)) => {
+                match upkeep.trials.retry(&event.id, &event.payload, Will::Sweep).await {
+                    Ok(Retried::Tried(user, Outcome::Applied)) => {
                         metrics::counter!("tollgate_events_unparked_total").increment(1);
                         tracing::info!(event.id = %event.id, user.id = user.map(tracing::field::display), "applied parked event");
                     }
-                    Ok((_, outcome)) => tracing::debug!(event.id = %event.id, ?outcome, "a parked event was tried"),
+                    Ok(retried) => tracing::debug!(event.id = %event.id, ?retried, "a parked event was tried"),
                     Err(error) => {
                         tracing::debug!(event.id = %event.id, %error, "a parked event waits for the next try");
                     }

@@ -16,6 +16,7 @@ use tollgate::{
         Ledger,
         postgres::{Limits, PostgresLedger},
     },
+    trial::Trials,
     upkeep::{Rhythm, Upkeep},
     watch::Hub,
 };
@@ -154,7 +155,8 @@ async fn a_lock_that_is_held_kept_the_levels_of_others_from_ending() {
         Entitlements::start(Arc::clone(&shared), cache.clone(), Hub::new(0), Activity::unwatched(), limits);
     let rhythm = Rhythm { sweep: Duration::from_millis(20), ..Rhythm::default() };
     let interpreter = Interpreter::new(built_in(), Some(false));
-    let upkeep = Upkeep::new(Uuid::new_v4(), shared, cache, entitlements.clone(), interpreter, rhythm).start();
+    let trials = Trials::new(shared.clone(), entitlements.clone(), interpreter);
+    let upkeep = Upkeep::new(Uuid::new_v4(), shared, cache, entitlements.clone(), trials, rhythm).start();
     let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = \
                  (SELECT oid FROM pg_database WHERE datname = current_database())";
     eventually(PATIENCE, "the sweep waits for the lock", || async { database.value(waits).await != "0" }).await;

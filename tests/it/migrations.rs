@@ -70,6 +70,7 @@ const SCRIPTS: &[&str] = &[
     include_str!("../../migrations/postgres/2026-11-23-000012_by_hand/up.sql"),
     include_str!("../../migrations/postgres/2026-11-23-000013_one_session/up.sql"),
     include_str!("../../migrations/postgres/2026-11-23-000014_stripe_fetches/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000015_stripe_tries/up.sql"),
 ];
 
 #[tokio::test]
@@ -172,6 +173,7 @@ async fn nobody_from_the_web_can_write_or_see_more_than_his_own() {
         "instances",
         "stripe_fetches",
         "stripe_objects",
+        "stripe_tries",
         "tollgate_ledger",
         "__diesel_schema_migrations",
     ] {

@@ -17,6 +17,7 @@ use tollgate::{
         Ledger,
         sqlite::{Limits, SqliteLedger},
     },
+    trial::Trials,
     upkeep::{Pulse, Rhythm, RunningUpkeep, Upkeep},
     watch::Hub,
 };
@@ -55,8 +56,9 @@ impl Replica {
         let key = SecretString::from("sk_test_1234567890");
         let fetcher = StripeGateway::new(GatewayConfig::new(key))
             .map(|gateway| Fetcher::new(&gateway, Arc::clone(&ledger), entitlements.clone(), interpreter.clone()));
+        let trials = Trials::new(Arc::clone(&ledger), entitlements.clone(), interpreter);
         let upkeep =
-            Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), interpreter, rhythm).asking(fetcher.ok());
+            Upkeep::new(Uuid::new_v4(), ledger, cache, entitlements.clone(), trials, rhythm).asking(fetcher.ok());
         Self { entitlements, pulse: upkeep.pulse(), _upkeep: upkeep.start() }
     }
 }

@@ -10,7 +10,10 @@
 //! because `futures`' joins poll in order and prepared statements are sent at their first poll ([`warm`]); `tokio::join!`
 //! would not do.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use diesel::{QueryResult, result::Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -83,13 +86,15 @@ pub(super) async fn warm(mut connection: &AsyncPgConnection, rights: Rights) -> 
     connection.batch_execute("ROLLBACK").await
 }
 
-/// Runs the transaction. After a failure the caller rolls back, or drops the connection.
+/// Runs the transaction. After a failure the caller rolls back, or drops the connection. `is_committing` is set when `COMMIT` may be on its
+/// way.
 pub(super) async fn transact(
     connection: &AsyncPgConnection,
     entries: &[&Entry],
     locks: Locks,
     catalogue: &Catalogue,
     rights: Rights,
+    is_committing: &AtomicBool,
 ) -> Result<Vec<Slot>, Failure> {
     let reaches = read_reaches(connection, entries).await?;
     let users = Users::of(entries, &reaches);
@@ -123,6 +128,7 @@ pub(super) async fn transact(
     fail_point::try_pass(Point::LedgerCommit, || Entry::about(entries.iter().copied()))
         .await
         .map_err(|_| Failure::Aborted(given_up()))?;
+    is_committing.store(true, Ordering::Relaxed);
     close(connection, &writes, &learnt, &decided.corrections, &decided.needs).await?;
     Ok(decided.slots)
 }

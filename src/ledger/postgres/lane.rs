@@ -4,10 +4,18 @@
 //! - A refused batch is halved (`halving`).
 //! - A lost `COMMIT` is in doubt: neither success nor failure is claimed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use futures::FutureExt;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -153,10 +161,17 @@ impl Writer {
         let limit = self.shared.connector.limits.transaction;
         let catalogue = self.shared.catalogue.get();
         // Pipelined statements must be sent in one go: no yielding between them for fairness.
-        let work = tokio::task::unconstrained(transact(&connection, entries, locks, &catalogue, self.shared.rights));
-        let Ok(result) = tokio::time::timeout(limit, work).await else {
+        let (is_committing, rights) = (AtomicBool::new(false), self.shared.rights);
+        let work = transact(&connection, entries, locks, &catalogue, rights, &is_committing);
+        let work = tokio::task::unconstrained(AssertUnwindSafe(work).catch_unwind());
+        let result = match tokio::time::timeout(limit, work).await {
+            Ok(Ok(result)) => result,
+            // The connection is dropped with it, which aborts what was begun.
+            Ok(Err(_panic)) if !is_committing.load(Ordering::Relaxed) => {
+                return Err(Failure::Aborted(LedgerError::Panicked));
+            }
             // Where it stood is not known: perhaps at COMMIT. The connection is dropped with it, which aborts what can be.
-            return Err(Failure::InDoubt);
+            Ok(Err(_)) | Err(_) => return Err(Failure::InDoubt),
         };
         match &result {
             Ok(_) => {

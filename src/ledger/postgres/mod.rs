@@ -15,6 +15,7 @@ mod migrate;
 mod read;
 mod schema;
 mod statements;
+mod tries;
 mod upkeep;
 
 use std::{sync::Arc, time::Duration};
@@ -31,13 +32,14 @@ use self::{
 use super::{
     ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane,
     Lapsed, Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    TryEnd,
 };
 use crate::domain::{
     change::{Owner, Subject},
     entitlement::Entitlement,
     event::ParkReason,
     grant::Grant,
-    id::{CustomerId, SessionId, UserId},
+    id::{CustomerId, EventId, SessionId, UserId},
     level::Level,
     live::LiveCatalogue,
     plan::Catalogue,
@@ -174,6 +176,22 @@ impl Ledger for PostgresLedger {
 
     async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
         upkeep::wake_parked(&self.pool, reason).await
+    }
+
+    async fn park_for(&self, event: &EventId, reason: ParkReason) -> Result<(), LedgerError> {
+        tries::park_for(&self.pool, event, reason).await
+    }
+
+    async fn begin_try(&self, event: &EventId, alone: bool) -> Result<Option<u32>, LedgerError> {
+        tries::begin(&self.pool, event, alone).await
+    }
+
+    async fn end_try(&self, event: &EventId, end: TryEnd) -> Result<(), LedgerError> {
+        tries::end(&self.pool, event, end).await
+    }
+
+    async fn count_panic(&self, event: &EventId) -> Result<u32, LedgerError> {
+        tries::count_panic(&self.pool, event).await
     }
 
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {

@@ -29,11 +29,11 @@ const INSTANCE_KEPT: &str = "1 day";
 
 /// Takes events that are due, counting the try, so that one replica at a time tries each: unknown users a second after they are
 /// there, then after two, four, …; everything else after 30 s, a minute, two, …; at most an hour apart. What waits for the owner of its
-/// subscription is due once that has been bought since the last try, give or take what a transaction may last.
+/// subscription is due once that has been bought since the last try, give or take what a transaction may last. Poison is left to people.
 pub(super) async fn parked_due(pool: &Pool, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
     let take = diesel::sql_query(
         "UPDATE stripe_events AS e SET attempts = e.attempts + 1, processed_at = now() \
-         FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
+         FROM (SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND p.reason IS DISTINCT FROM 'poison' AND \
                  (p.processed_at < now() - least(power(2, least(p.attempts, 13) - 1) * \
                    CASE p.reason WHEN 'unknown_user' THEN interval '1 second' ELSE interval '30 seconds' END, \
                    interval '1 hour') OR p.reason = 'unknown_owner' AND EXISTS (\

@@ -1,7 +1,11 @@
 //! The one write transaction: `BEGIN IMMEDIATE`, inbox, read, decide, write, `COMMIT`. There is one writer, so nothing is locked
 //! but the file, and nobody can come between.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -69,8 +73,15 @@ fn transact(loan: &mut Loan, entries: &[&Entry], catalogue: &Catalogue) -> Resul
     let connection = &mut loan.connection;
     let mut committing = false;
     let begun = connection.batch_execute("BEGIN IMMEDIATE").map_err(aborted);
-    let result = begun.and_then(|()| write(connection, entries, catalogue)).and_then(|slots| {
-        fail_point::pass_now(Point::FileCommit, || Entry::about(entries.iter().copied()));
+    let written = begun.and_then(|()| {
+        let write = || {
+            let slots = write(connection, entries, catalogue)?;
+            fail_point::pass_now(Point::FileCommit, || Entry::about(entries.iter().copied()));
+            Ok(slots)
+        };
+        catch_unwind(AssertUnwindSafe(write)).map_err(|_| Failure::Aborted(LedgerError::Panicked)).flatten()
+    });
+    let result = written.and_then(|slots| {
         committing = true;
         connection.batch_execute("COMMIT").map_err(aborted)?;
         fail_point::pass_now(Point::FileCommitted, || Entry::about(entries.iter().copied()));

@@ -19,6 +19,7 @@ mod open;
 mod read;
 mod schema;
 mod statements;
+mod tries;
 mod upkeep;
 
 use std::{
@@ -41,13 +42,14 @@ use self::{connection::Pool, lane::SqliteLane};
 use super::{
     ChangedState, Epoch, Fetch, FetchCount, FetchEnd, HistoryEntry, InboxEvent, InboxFilter, Instance, KeyClaim, Lane,
     Lapsed, Ledger, LedgerError, MigrationReport, ParkedCount, ParkedEvent, SessionRecord, Standing, StoredEvent,
+    TryEnd,
 };
 use crate::domain::{
     change::{Owner, Subject},
     entitlement::Entitlement,
     event::ParkReason,
     grant::Grant,
-    id::{CustomerId, SessionId, UserId},
+    id::{CustomerId, EventId, SessionId, UserId},
     level::Level,
     live::LiveCatalogue,
 };
@@ -259,6 +261,22 @@ impl Ledger for SqliteLedger {
 
     async fn wake_parked(&self, reason: ParkReason) -> Result<usize, LedgerError> {
         upkeep::wake_parked(&self.shared.writer, reason).await
+    }
+
+    async fn park_for(&self, event: &EventId, reason: ParkReason) -> Result<(), LedgerError> {
+        tries::park_for(&self.shared.writer, event, reason).await
+    }
+
+    async fn begin_try(&self, event: &EventId, alone: bool) -> Result<Option<u32>, LedgerError> {
+        tries::begin(&self.shared.writer, event, alone).await
+    }
+
+    async fn end_try(&self, event: &EventId, end: TryEnd) -> Result<(), LedgerError> {
+        tries::end(&self.shared.writer, event, end).await
+    }
+
+    async fn count_panic(&self, event: &EventId) -> Result<u32, LedgerError> {
+        tries::count_panic(&self.shared.writer, event).await
     }
 
     async fn record_session(&self, session: &SessionRecord) -> Result<(), LedgerError> {

@@ -28,11 +28,11 @@ use crate::domain::{
 const INSTANCE_KEPT: TimeDelta = TimeDelta::days(1);
 
 /// Takes events that are due, counting the try: 30 s after the last one, then a minute, two, …; at most an hour apart. What waits for the
-/// owner of its subscription is due once that has been bought since the last try.
+/// owner of its subscription is due once that has been bought since the last try. Poison is left to people.
 pub(super) async fn parked_due(writer: &Arc<Pool>, limit: u32) -> Result<Vec<ParkedEvent>, LedgerError> {
     let take = diesel::sql_query(
         "UPDATE stripe_events SET attempts = attempts + 1, processed_at = ?1 WHERE id IN (\
-           SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND \
+           SELECT p.id FROM stripe_events AS p WHERE p.outcome = 'parked' AND p.payload IS NOT NULL AND p.reason IS NOT 'poison' AND \
              (p.processed_at < ?1 - min(30000000 << (min(p.attempts, 13) - 1), 3600000000) OR \
               p.reason = 'unknown_owner' AND EXISTS (\
                 SELECT 1 FROM user_entitlements AS g WHERE g.source_kind = 'subscription' AND g.source_id = p.object_id AND \

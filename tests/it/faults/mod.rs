@@ -9,6 +9,8 @@ mod doubt;
 mod log;
 #[cfg(feature = "fail-points")]
 mod points;
+#[cfg(feature = "fail-points")]
+mod poison;
 mod postgres;
 mod redis;
 #[cfg(feature = "fail-points")]

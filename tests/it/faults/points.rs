@@ -56,6 +56,7 @@ const fn way(point: Point) -> Way {
         | Point::ActorApply
         | Point::LedgerBegin
         | Point::LedgerLocked
+        | Point::LedgerDecide
         | Point::LedgerCommit
         | Point::LedgerCommitted
         | Point::LedgerTold

@@ -6,6 +6,7 @@ mod fetched;
 mod fetches;
 pub(crate) mod money;
 pub(super) mod subscription;
+mod tries;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -51,6 +52,7 @@ pub(super) use self::subscription::{
     an_end_waited_for_an_hour_after_its_subscription_was_bought, an_owner_is_found_by_what_was_bought,
     nothing_is_written_for_an_owner_who_has_changed, of_one_second_the_later_state_holds_in_any_order,
 };
+pub(super) use self::tries::{poison_is_never_due, tries_are_counted_until_one_ends_in_order};
 use super::{commit, commit_one, event, purchase, purchase_of, seconds, user};
 use crate::harness::{eventually, ledger::TestLedger};
 

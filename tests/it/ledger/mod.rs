@@ -80,6 +80,8 @@ on_every_database! {
     nothing_is_written_for_an_owner_who_has_changed
     an_end_waited_for_an_hour_after_its_subscription_was_bought
     what_was_bought_while_its_level_left_the_catalogue_was_served_as_free
+    poison_is_never_due
+    tries_are_counted_until_one_ends_in_order
     of_one_second_the_later_state_holds_in_any_order
     one_batch_holds_many_users_and_many_events_of_one
     one_event_is_shown_with_what_is_kept_of_it

@@ -44,6 +44,7 @@ pub(super) const ROOMS: &[Room] = &[
             "fail_point",
             "metrics",
             "telemetry",
+            "trial",
         ],
         "it turns bytes into calls and results into statuses; who gets wired to it is app's business",
     ),
@@ -55,7 +56,7 @@ pub(super) const ROOMS: &[Room] = &[
     room("intake", &["domain"], "what an event means depends on its bytes alone, so that a replay means the same"),
     room(
         "operators",
-        &["actor", "domain", "intake", "ledger", "metrics"],
+        &["actor", "domain", "ledger", "metrics", "trial"],
         "what is tried again goes the way of a delivery, through the user's actor; who may ask is http's business",
     ),
     room("reader", &["clock", "domain", "ledger", "cache", "metrics", "fail_point"], "a read never touches an actor"),
@@ -71,13 +72,18 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room(
         "upkeep",
-        &["actor", "cache", "clock", "domain", "fetch", "intake", "ledger", "fail_point"],
+        &["actor", "cache", "clock", "domain", "fetch", "ledger", "fail_point", "trial"],
         "it does beside requests what requests began: it uses the rooms, and none uses it",
     ),
     room(
         "fetch",
         &["actor", "domain", "intake", "ledger", "fail_point"],
         "what Stripe answers goes the way of an event; what is to be asked, the ledger knows",
+    ),
+    room(
+        "trial",
+        &["actor", "clock", "domain", "intake", "ledger", "metrics", "recent", "fail_point"],
+        "whatever tries an event does it here, so that one that panics or kills is known however it comes",
     ),
     room(
         "ledger",
