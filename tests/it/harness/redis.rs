@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult};
 
 use super::ports::free_port;
 use super::programs;
@@ -13,6 +14,9 @@ use super::supervised::{Kind, PATIENCE, StartError, Supervised};
 use super::wait::until_ok;
 
 const KIND: Kind = Kind { name: "redis", last_signal: "KILL", never_as_root: false };
+
+/// For an answer to a test.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A redis-server without persistence, on a port of its own, which it keeps for all its life.
 #[derive(Clone)]
@@ -166,7 +170,10 @@ impl Instance {
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        redis::Client::open(self.url())?.get_multiplexed_async_connection().await
+        // The client's own half a second is too short for a busy machine.
+        let patient =
+            AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER)).set_connection_timeout(Some(ANSWER));
+        redis::Client::open(self.url())?.get_multiplexed_async_connection_with_config(&patient).await
     }
 
     async fn start(&self) -> Result<(), StartError> {
