@@ -161,19 +161,11 @@ impl Tools {
     }
 
     pub(super) async fn commit(&self, entry: Entry) -> Result<Committed, ApplyError> {
-        let user = entry.user();
         let answer = self.writer.submit(entry)?;
         match tokio::time::timeout(self.commit_timeout, answer).await {
             Ok(Ok(result)) => Ok(result?),
-            // The lane died with it, perhaps after its commit: readers are shown whatever the ledger says.
-            Ok(Err(_)) => {
-                if let Some(user) = user {
-                    self.unpublished.committed(user, 0);
-                }
-                Err(ApplyError::InDoubt)
-            }
-            // It is still at it.
-            Err(_) => Err(ApplyError::InDoubt),
+            // The lane died with it, or is still at it.
+            Ok(Err(_)) | Err(_) => Err(ApplyError::InDoubt),
         }
     }
 
