@@ -1,7 +1,7 @@
 //! Named places at which tests make the process die, panic, fail or wait: each is a moment at which a crash would show a mistake.
 //!
 //! Only with the feature `fail-points` is there anything behind them; without it every call is an empty function. Points are armed by
-//! the variable `FAIL_POINTS` at the start, through the admin listener, or in the same process ([`arm`]).
+//! the variable `FAIL_POINTS` at the start, through the admin listener, or in the same process (`arm`).
 
 use std::fmt;
 #[cfg(not(feature = "fail-points"))]
