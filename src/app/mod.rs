@@ -181,6 +181,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         admin: admin.address,
         sandbox: sandbox.as_ref().map(|(sandbox, _)| sandbox.address()),
     };
+    upkeep.announce().await;
     let public = listen::public(public, &config.server, state.clone(), demo.clone(), under_way.clone(), watchdog)?;
     let admin = listen::admin(admin, &config.server, state)?;
     if let Some((sandbox, _)) = &sandbox {

@@ -119,6 +119,13 @@ impl Upkeep {
         self.pulse.clone()
     }
 
+    /// Makes this replica known before it takes its first event: of one that nobody has heard of, nobody would show what it left.
+    pub async fn announce(&self) {
+        if let Err(error) = self.beat().await {
+            tracing::warn!(%error, "this replica could not make itself known: it will with its heartbeat");
+        }
+    }
+
     /// Starts the loops on the current runtime.
     #[must_use]
     pub fn start(self) -> RunningUpkeep {

@@ -397,3 +397,18 @@ async fn whatever_happens_at_two_points_has_one_effect() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_replica_committed_before_its_first_beat_was_shown_to_nobody() {
+    let world = World::new().await;
+    let settings = [PATIENT_WITH_REDIS].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let server = start(&world, &settings, Some("heartbeat.beat=hold;ledger.committed=abort")).await.unwrap();
+    let event = SessionEvent::paid(Uuid::new_v4());
+    let request = client().post(server.url("/api/webhooks/stripe"));
+    let body = serde_json::to_vec(&event.json()).unwrap();
+    let request = request.header("Stripe-Signature", server.sign(&body)).body(body);
+    assert!(Answer::try_of(request).await.is_err(), "it died before it had answered");
+    assert_eq!(server.ended().await, ABORTED);
+    let _next = start(&world, &settings, None).await.unwrap();
+    until_shown(&world.redis, event.user, 1).await;
+}

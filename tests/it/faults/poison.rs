@@ -87,9 +87,13 @@ async fn what_panics_is_tried_three_times_and_parked_in_a_file() {
 }
 
 async fn what_panics_is_tried_three_times_and_parked(home: &Home) {
-    const POINTS: [&str; 4] = ["intake.meaning", "actor.apply", "ledger.decide", "ledger.commit"];
+    let commit = match home {
+        Home::Postgres(_) => "ledger.commit",
+        Home::File(_) => "file.commit",
+    };
+    let points = ["intake.meaning", "actor.apply", "ledger.decide", commit];
     let server = home.serve("").await;
-    let poison = POINTS.map(|point| (point, fresh()));
+    let poison = points.map(|point| (point, fresh()));
     let armed: Vec<String> = poison.iter().map(|(point, event)| format!("{point}=panic*3@{}", event.id)).collect();
     arm(&server, &armed.join(";")).await;
     for (point, event) in &poison {
@@ -97,7 +101,7 @@ async fn what_panics_is_tried_three_times_and_parked(home: &Home) {
             // A batch that is halved passes the last point more than once.
             let (body, other) = (event.json(), fresh());
             let answer = server.deliver(&body);
-            let answer = if *point == "ledger.commit" {
+            let answer = if *point == commit {
                 let answer = answer.await;
                 deliver(&server, &other).await;
                 answer

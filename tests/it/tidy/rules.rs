@@ -72,7 +72,7 @@ pub(super) const ROOMS: &[Room] = &[
     ),
     room(
         "upkeep",
-        &["actor", "cache", "clock", "domain", "fetch", "ledger", "fail_point", "trial"],
+        &["actor", "cache", "clock", "domain", "fetch", "intake", "ledger", "fail_point", "trial"],
         "it does beside requests what requests began: it uses the rooms, and none uses it",
     ),
     room(
