@@ -9,7 +9,7 @@ use crate::{
     driver::{Answers, Load, drive},
     harness::{
         PostgresServer, RedisServer, TestDatabase,
-        server::{TestServer, World},
+        server::{REDIS_DEADLINE_AS_SHIPPED, TestServer, World},
         stripe::StandInStripe,
     },
     proc::{Groups, Meter, Used},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Settings of the release servers that are not the defaults. Empty: as if it were not set, unlike in tests.
-const SETTINGS: &[(&str, &str)] = &[("TOLLGATE_LOG", ""), ("TOLLGATE_LOG_FORMAT", "")];
+const SETTINGS: &[(&str, &str)] = &[("TOLLGATE_LOG", ""), ("TOLLGATE_LOG_FORMAT", ""), REDIS_DEADLINE_AS_SHIPPED];
 
 /// See the [module](self).
 pub(crate) struct Bench {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::harness::{
     event::SessionEvent,
     eventually,
-    server::{World, unix_now},
+    server::{REDIS_DEADLINE_AS_SHIPPED, World, unix_now},
 };
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_waiting_cache_write_survives_a_crash() {
 #[tokio::test]
 async fn a_stopped_redis_delays_and_fails_nothing() {
     let world = World::new().await;
-    let server = world.serve().await;
+    let server = world.serve_with(&[REDIS_DEADLINE_AS_SHIPPED]).await;
     let before = SessionEvent::paid(Uuid::new_v4());
     server.deliver(&before.json()).await;
     world.redis.pause().await;

@@ -17,9 +17,6 @@ macro_rules! sample {
     };
 }
 
-/// Levels are read at once: a busy machine is no outage of Redis.
-const PATIENT_WITH_REDIS: (&str, &str) = ("TOLLGATE_REDIS_DEADLINE_MS", "1000");
-
 const SHAPES: std::ops::Range<usize> = 0..2;
 const REFUND_FAILED: [&str; 2] = sample!("refund.failed");
 const PARTIAL: [&str; 2] = sample!("charge.refunded.partial");
@@ -63,8 +60,7 @@ async fn level(server: &TestServer, user: Uuid) -> String {
 #[tokio::test]
 async fn a_refund_and_disputes_take_access_away_and_give_it_back_on_every_replica() {
     let world = World::new().await;
-    let (server, other) =
-        (world.serve_with(&[PATIENT_WITH_REDIS]).await, world.serve_with(&[PATIENT_WITH_REDIS]).await);
+    let (server, other) = (world.serve().await, world.serve().await);
     for shape in SHAPES {
         let user = Uuid::new_v4();
         let bought = SessionEvent::paid(user);
@@ -97,7 +93,7 @@ async fn a_refund_and_disputes_take_access_away_and_give_it_back_on_every_replic
 #[tokio::test]
 async fn money_that_is_taken_back_before_the_purchase_is_told_of_is_not_forgotten() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     for shape in SHAPES {
         let user = Uuid::new_v4();
         let bought = SessionEvent::paid(user);
@@ -112,7 +108,7 @@ async fn money_that_is_taken_back_before_the_purchase_is_told_of_is_not_forgotte
 #[tokio::test]
 async fn of_a_subscription_the_payment_of_its_newest_period_counts() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     for shape in SHAPES {
         let user = Uuid::new_v4();
         let bought = SessionEvent::subscribed(user);
@@ -154,7 +150,7 @@ async fn of_a_subscription_the_payment_of_its_newest_period_counts() {
 #[tokio::test]
 async fn a_deleted_customer_takes_from_all_its_users() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     for shape in SHAPES {
         let customer = format!("cus_{}", Uuid::new_v4().simple());
         let users = [Uuid::new_v4(), Uuid::new_v4()];
@@ -174,7 +170,7 @@ async fn a_deleted_customer_takes_from_all_its_users() {
 #[tokio::test]
 async fn a_word_that_nobody_knows_yet_waits() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let user = Uuid::new_v4();
     let bought = SessionEvent::paid(user);
     processed(&server, &bought.json()).await;

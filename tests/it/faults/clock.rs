@@ -5,7 +5,7 @@ use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{PATIENCE, PATIENT_WITH_REDIS, assert_reads, deliver, metric, until_shown, until_taken};
+use super::{PATIENCE, assert_reads, deliver, metric, until_shown, until_taken};
 use crate::{
     expiry::give_until,
     harness::{
@@ -62,7 +62,7 @@ async fn assert_all_keys_end(redis: &RedisServer) {
 async fn a_clock_that_is_ten_minutes_wrong_is_told_of_until_it_is_right() {
     let Some(clock) = SteppingClock::ahead(600) else { return };
     let world = World::new().await;
-    let server = world.serve_with(&[&clock.settings()[..], &[PATIENT_WITH_REDIS]].concat()).await;
+    let server = world.serve_with(&clock.settings()).await;
     let user = Uuid::new_v4();
     let event = SessionEvent::paid(user);
     server.deliver(&event.json()).await.assert_error(400, "INVALID_SIGNATURE");
@@ -102,7 +102,7 @@ async fn a_clock_that_is_ten_minutes_wrong_is_told_of_until_it_is_right() {
 async fn a_clock_that_steps_back_by_an_hour_keeps_no_level_and_stops_no_timer() {
     let Some(clock) = SteppingClock::ahead(0) else { return };
     let world = World::new().await;
-    let server = world.serve_with(&[&clock.settings()[..], &[PATIENT_WITH_REDIS]].concat()).await;
+    let server = world.serve_with(&clock.settings()).await;
     let (buyer, ending) = (Uuid::new_v4(), Uuid::new_v4());
     deliver(&server, &SessionEvent::paid(buyer)).await;
     give_until(&server, ending, Utc::now() + TimeDelta::seconds(2)).await;
@@ -159,7 +159,7 @@ async fn a_database_whose_clock_steps_back_counts_versions_up_and_forgets_nobody
     let Some(clock) = SteppingClock::ahead(0) else { return };
     let cluster = PostgresServer::start_in(&clock.settings(), &[]).await;
     let world = World { database: TestDatabase::on(&cluster).await, ..World::new().await };
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let (buyer, ending) = (Uuid::new_v4(), Uuid::new_v4());
     deliver(&server, &SessionEvent::paid(buyer)).await;
     let end = Utc::now() + TimeDelta::seconds(2);

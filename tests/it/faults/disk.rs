@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{PATIENCE, PATIENT_WITH_REDIS, assert_reads, assert_unavailable, deliver, deliver_again, until_taken};
+use super::{PATIENCE, assert_reads, assert_unavailable, deliver, deliver_again, until_taken};
 use crate::harness::{PostgresServer, TestDatabase, event::SessionEvent, eventually, server::World};
 
 /// First its tables cannot grow, of which each statement is told; then its log cannot, which ends it.
@@ -10,7 +10,7 @@ use crate::harness::{PostgresServer, TestDatabase, event::SessionEvent, eventual
 async fn a_full_disk_is_answered_503_and_loses_nothing_acknowledged() {
     let Some(cluster) = PostgresServer::start_on_small_disk(96).await else { return };
     let world = World { database: TestDatabase::on(&cluster).await, ..World::new().await };
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let known = SessionEvent::paid(Uuid::new_v4());
     deliver(&server, &known).await;
 

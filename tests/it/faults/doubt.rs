@@ -3,10 +3,7 @@
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::{
-    PATIENCE, PATIENT_WITH_REDIS, assert_reads, assert_unavailable, deliver, deliver_again, metric, until_shown,
-    until_taken,
-};
+use super::{PATIENCE, assert_reads, assert_unavailable, deliver, deliver_again, metric, until_shown, until_taken};
 use crate::harness::{
     event::SessionEvent,
     eventually,
@@ -17,7 +14,7 @@ use crate::harness::{
 async fn world() -> (World, Proxy, TestServer) {
     let world = World::new().await;
     let proxy = Proxy::before(&world.database.url()).await;
-    let server = world.serve_with(&[("DATABASE_URL", proxy.url()), PATIENT_WITH_REDIS]).await;
+    let server = world.serve_with(&[("DATABASE_URL", proxy.url())]).await;
     (world, proxy, server)
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::{PATIENCE, PATIENT_WITH_REDIS, assert_reads, deliver, metric};
+use super::{PATIENCE, assert_reads, deliver, metric};
 use crate::harness::{
     event::SessionEvent,
     eventually,
@@ -16,7 +16,7 @@ use crate::harness::{
 async fn a_log_that_nobody_reads_kept_the_server_from_ending() {
     let world = World::new().await;
     let mut settings = world.settings();
-    settings.extend([PATIENT_WITH_REDIS, ("TOLLGATE_LOG", "trace")].map(|(name, value)| (name.into(), value.into())));
+    settings.extend([("TOLLGATE_LOG", "trace")].map(|(name, value)| (name.into(), value.into())));
     let server = TestServer::start_unread(&settings).await.unwrap_or_else(|log| panic!("{log}"));
     let b = Instant::now();
     eventually(PATIENCE, "lines are dropped", async || {

@@ -33,9 +33,6 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// For tests that are not about how soon Redis answers: a busy machine is no outage.
-const PATIENT_WITH_REDIS: (&str, &str) = ("TOLLGATE_REDIS_DEADLINE_MS", "1000");
-
 /// Asserts a 503 that says when to come again.
 #[track_caller]
 fn assert_unavailable(answer: &Answer) {

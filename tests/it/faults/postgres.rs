@@ -16,7 +16,7 @@ use tollgate::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, PATIENT_WITH_REDIS, assert_reads, assert_unavailable, deliver, until_taken};
+use super::{PATIENCE, assert_reads, assert_unavailable, deliver, until_taken};
 use crate::{
     harness::{
         PostgresServer, TestDatabase,
@@ -60,7 +60,7 @@ async fn assert_sessions_are_clean(database: &TestDatabase, dead: u32) {
 async fn however_postgres_goes_down_nothing_acknowledged_is_lost_and_it_comes_back_by_itself() {
     let cluster = PostgresServer::start_own().await;
     let world = World { database: TestDatabase::on(&cluster).await, ..World::new().await };
-    let settings = [("TOLLGATE_LEDGER_LANES", "2"), ("TOLLGATE_LOG", "info"), PATIENT_WITH_REDIS];
+    let settings = [("TOLLGATE_LEDGER_LANES", "2"), ("TOLLGATE_LOG", "info")];
     let server = Arc::new(world.serve_with(&settings).await);
     let known = SessionEvent::paid(Uuid::new_v4());
     deliver(&server, &known).await;
@@ -126,7 +126,6 @@ async fn a_silent_network_is_given_up_in_time_and_leaves_nothing_behind() {
             ("REDIS_URL", redis.url()),
             ("TOLLGATE_LEDGER_COMMIT_TIMEOUT", "500ms"),
             ("TOLLGATE_LEDGER_LANES", "2"),
-            PATIENT_WITH_REDIS,
         ])
         .await;
     let known = SessionEvent::paid(Uuid::new_v4());
@@ -174,7 +173,7 @@ async fn a_start_waited_for_ever_for_a_database_that_says_nothing() {
 #[tokio::test]
 async fn a_read_only_database_is_read_and_written_again_when_it_may_be() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let known = SessionEvent::paid(Uuid::new_v4());
     deliver(&server, &known).await;
     let name = world.database.value("SELECT current_database()").await;
@@ -212,7 +211,7 @@ async fn a_read_only_database_is_read_and_written_again_when_it_may_be() {
 async fn where_others_have_taken_all_connections_it_is_waited_for_one() {
     let cluster = PostgresServer::start_own_with(&[("max_connections", "16")]).await;
     let world = World { database: TestDatabase::on(&cluster).await, ..World::new().await };
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let known = SessionEvent::paid(Uuid::new_v4());
     deliver(&server, &known).await;
     let (first, others) = (world.database.connect().await.unwrap(), RefCell::new(Vec::new()));
@@ -242,7 +241,7 @@ async fn where_others_have_taken_all_connections_it_is_waited_for_one() {
 #[tokio::test]
 async fn a_limit_of_time_of_the_databases_was_taken_for_a_fault_of_ours() {
     let world = World::new().await;
-    let server = world.serve_with(&[("TOLLGATE_LEDGER_LOCK_TIMEOUT", "200ms"), PATIENT_WITH_REDIS]).await;
+    let server = world.serve_with(&[("TOLLGATE_LEDGER_LOCK_TIMEOUT", "200ms")]).await;
     let known = SessionEvent::paid(Uuid::new_v4());
     deliver(&server, &known).await;
     let other = world.database.connect().await.unwrap();

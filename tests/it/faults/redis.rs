@@ -16,13 +16,13 @@ use tollgate::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, PATIENT_WITH_REDIS, assert_reads, deliver, deliver_again, metric, until_shown};
+use super::{PATIENCE, assert_reads, deliver, deliver_again, metric, until_shown};
 use crate::harness::{
     RedisServer,
     event::SessionEvent,
     eventually,
     proxy::{Proxy, redis_that_says},
-    server::{Answer, TestServer, World, client},
+    server::{Answer, REDIS_DEADLINE_AS_SHIPPED, TestServer, World, client},
 };
 
 /// As few threads as can be: each has a connection to Redis, and each connection is given up by itself.
@@ -54,7 +54,8 @@ async fn until_cached(server: &TestServer, user: Uuid) {
 async fn a_connection_to_redis_that_nothing_comes_back_on_was_kept() {
     let world = World::new().await;
     let proxy = Proxy::before(&world.redis.url()).await;
-    let server = world.serve_with(&[&FEW_THREADS[..], &[("REDIS_URL", proxy.url())]].concat()).await;
+    let server =
+        world.serve_with(&[&FEW_THREADS[..], &[REDIS_DEADLINE_AS_SHIPPED, ("REDIS_URL", proxy.url())]].concat()).await;
     for fault in ["silent", "slow", "refusing"] {
         until_cached(&server, trade(&server).await[0]).await;
         let failures = metric(&server, "tollgate_cache_failures_total").await;
@@ -81,7 +82,7 @@ async fn a_server_starts_while_redis_is_out_of_reach() {
     let proxy = Proxy::before(&world.redis.url()).await;
     for begin in [Proxy::silence, Proxy::refuse] {
         begin(&proxy);
-        let server = world.serve_with(&[("REDIS_URL", proxy.url())]).await;
+        let server = world.serve_with(&[REDIS_DEADLINE_AS_SHIPPED, ("REDIS_URL", proxy.url())]).await;
         let users = trade(&server).await;
         let ready = Answer::of(client().get(server.url("/health/ready"))).await;
         assert_eq!((ready.status, ready.json["status"].as_str()), (200, Some("degraded")), "{}", ready.text);
@@ -95,7 +96,7 @@ async fn a_server_starts_while_redis_is_out_of_reach() {
 /// Reads found what it still held, and hid from the breaker that nothing could be written.
 async fn takes_no_writes(begin: &[&str], end: &[&str]) {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let event = SessionEvent::paid(Uuid::new_v4());
     deliver(&server, &event).await;
     assert_eq!(assert_reads(&server.read(event.user).await, "PRO", 1), "cache");
@@ -159,7 +160,7 @@ async fn a_redis_that_says_it_is_of_no_use_is_believed_at_once() {
 #[tokio::test]
 async fn scripts_that_are_flushed_all_the_time_fail_nothing() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let server = world.serve().await;
     let (done, flushed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let flushing = tokio::spawn({
         let (redis, done, flushed) = (world.redis.clone(), Arc::clone(&done), Arc::clone(&flushed));

@@ -8,8 +8,7 @@ use tollgate::{fail_point::Point, ledger::Ledger, upkeep::Rhythm};
 use uuid::Uuid;
 
 use super::{
-    PATIENCE, PATIENT_WITH_REDIS, assert_reads, assert_unavailable, deliver, deliver_again, points::arm, until_shown,
-    until_taken,
+    PATIENCE, assert_reads, assert_unavailable, deliver, deliver_again, points::arm, until_shown, until_taken,
 };
 use crate::{
     harness::{
@@ -57,7 +56,7 @@ async fn in_transaction(world: &World) -> String {
 #[tokio::test]
 async fn a_replica_that_stands_still_in_a_transaction_holds_up_nobody_else_and_its_users_not_for_long() {
     let world = World::new().await;
-    let settings = [PATIENT_WITH_REDIS, SHORT_OF_TIME, ("TOLLGATE_LEDGER_COMMIT_TIMEOUT", "2s")];
+    let settings = [SHORT_OF_TIME, ("TOLLGATE_LEDGER_COMMIT_TIMEOUT", "2s")];
     let (one, two) = tokio::join!(world.serve_with(&settings), world.serve_with(&settings));
     let event = SessionEvent::paid(Uuid::new_v4());
     let delivery = stopped_at(Point::LedgerCommit, &one, &event, &event.id).await;
@@ -83,8 +82,8 @@ async fn a_replica_that_stands_still_in_a_transaction_holds_up_nobody_else_and_i
 #[tokio::test]
 async fn a_replica_that_goes_on_in_its_transaction_finishes_it_and_the_redelivery_is_none() {
     let world = World::new().await;
-    let patient = [PATIENT_WITH_REDIS, ("TOLLGATE_LEDGER_COMMIT_TIMEOUT", "50s"), ("TOLLGATE_REPLY_TIMEOUT", "1m")];
-    let short = [PATIENT_WITH_REDIS, SHORT_OF_TIME];
+    let patient = [("TOLLGATE_LEDGER_COMMIT_TIMEOUT", "50s"), ("TOLLGATE_REPLY_TIMEOUT", "1m")];
+    let short = [SHORT_OF_TIME];
     let (one, two) = tokio::join!(world.serve_with(&patient), world.serve_with(&short));
     let event = SessionEvent::paid(Uuid::new_v4());
     let delivery = stopped_at(Point::LedgerCommit, &one, &event, &event.id).await;
@@ -100,7 +99,7 @@ async fn a_replica_that_goes_on_in_its_transaction_finishes_it_and_the_redeliver
 #[actix_web::test]
 async fn what_a_replica_that_stands_still_has_not_shown_others_show_and_its_late_write_is_refused() {
     let world = World::new().await;
-    let server = world.serve_with(&[PATIENT_WITH_REDIS, ("TOLLGATE_REPLY_TIMEOUT", "1m")]).await;
+    let server = world.serve_with(&[("TOLLGATE_REPLY_TIMEOUT", "1m")]).await;
     let ledger = ledger_on(&world.database).await;
     eventually(PATIENCE, "the replica has made itself known", || async {
         world.database.value("SELECT count(*) FROM instances").await == "1"
@@ -116,7 +115,7 @@ async fn what_a_replica_that_stands_still_has_not_shown_others_show_and_its_late
     world.database.execute("UPDATE instances SET last_seen = last_seen - interval '1 minute'").await;
     until_shown(&world.redis, event.user, 1).await;
 
-    let two = world.serve_with(&[PATIENT_WITH_REDIS]).await;
+    let two = world.serve().await;
     deliver(&two, &SessionEvent::paid(event.user)).await;
     goes_on(&server).await;
     assert_eq!(delivery.await.unwrap().json["processed"], true, "it was committed");

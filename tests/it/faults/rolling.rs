@@ -14,7 +14,7 @@ use std::{
 use tokio::{task::JoinSet, time::sleep};
 use uuid::Uuid;
 
-use super::{PATIENCE, PATIENT_WITH_REDIS, assert_unavailable, until_shown};
+use super::{PATIENCE, assert_unavailable, until_shown};
 use crate::harness::{
     event::SessionEvent,
     eventually,
@@ -50,7 +50,7 @@ struct Fleet {
 }
 
 async fn serve(world: &World) -> Arc<TestServer> {
-    Arc::new(world.serve_with(&[PATIENT_WITH_REDIS, ("TOLLGATE_LOG", "info")]).await)
+    Arc::new(world.serve_with(&[("TOLLGATE_LOG", "info")]).await)
 }
 
 impl Fleet {

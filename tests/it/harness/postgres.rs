@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::ports::free_port;
 use super::programs;
 use super::supervised::{Kind, PATIENCE, StartError, Supervised};
-use super::wait::until_ok;
+use super::wait::{eventually, until_ok};
 
 const KIND: Kind = Kind {
     name: "postgres",
@@ -181,6 +181,12 @@ impl PostgresServer {
         let pids = self.stopped_family().await;
         server.signal("KILL", &pids).await;
         server.ended().await;
+        // A new one refuses to start beside the last of the old one's, which may have a moment more to go.
+        eventually(PATIENCE, "every process has ended", || async {
+            let running = running().await;
+            !pids.iter().any(|pid| running.iter().any(|process| process.pid == *pid))
+        })
+        .await;
     }
 
     /// Freezes every process: connections are accepted by the kernel and never answered.
@@ -201,6 +207,10 @@ impl PostgresServer {
         let server = &self.cluster.server;
         let pid = server.pid();
         server.signal("STOP", &[pid]).await;
+        eventually(PATIENCE, "the first process stands still", async || {
+            running().await.iter().any(|process| process.pid == pid && process.state.starts_with('T'))
+        })
+        .await;
         let mut family = children(pid).await;
         server.signal("STOP", &family).await;
         family.push(pid);
@@ -255,13 +265,19 @@ fn says_ready(pid_file: &Path, pid: u32) -> bool {
     lines.next() == Some(pid.to_string().as_str()) && lines.nth(6) == Some("ready")
 }
 
-/// Each backend leads a process group of its own, so the family is known only by its parent's id.
-async fn children(parent: u32) -> Vec<u32> {
-    let output =
-        tokio::task::spawn_blocking(|| std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output())
-            .await
-            .expect("ps is waited for");
-    let listing = match output {
+/// A process of this machine, as `ps` shows it.
+struct Listed {
+    pid: u32,
+    parent: u32,
+    state: String,
+}
+
+/// All that have not ended.
+async fn running() -> Vec<Listed> {
+    let output = tokio::task::spawn_blocking(|| {
+        std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output()
+    });
+    let listing = match output.await.expect("ps is waited for") {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
         // Slim containers have no ps, but they have /proc.
         _ => processes_of_proc(),
@@ -269,14 +285,22 @@ async fn children(parent: u32) -> Vec<u32> {
     listing
         .lines()
         .filter_map(|line| {
-            let mut fields = line.split_whitespace().map(str::parse::<u32>);
-            let pid = fields.next()?.ok()?;
-            (fields.next()?.ok()? == parent).then_some(pid)
+            let mut fields = line.split_whitespace();
+            let mut number = || fields.next()?.parse().ok();
+            let (pid, parent) = (number()?, number()?);
+            Some(Listed { pid, parent, state: fields.next()?.to_owned() })
         })
+        // What has ended and was not yet waited for holds nothing.
+        .filter(|process| !process.state.starts_with('Z'))
         .collect()
 }
 
-/// A line "pid ppid" for every process.
+/// Each backend leads a process group of its own, so the family is known only by its parent's id.
+async fn children(parent: u32) -> Vec<u32> {
+    running().await.into_iter().filter(|process| process.parent == parent).map(|process| process.pid).collect()
+}
+
+/// A line "pid ppid state" for every process.
 fn processes_of_proc() -> String {
     let entries = Path::new("/proc").read_dir().expect("ps or /proc is needed");
     let mut listing = String::new();
@@ -284,9 +308,9 @@ fn processes_of_proc() -> String {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         // "pid (name) state ppid …", where the name may hold anything.
         if let Some((_, after_name)) = stat.rsplit_once(") ")
-            && let Some(parent) = after_name.split(' ').nth(1)
+            && let [state, parent, ..] = after_name.split(' ').collect::<Vec<_>>()[..]
         {
-            listing.push_str(&format!("{} {parent}\n", entry.file_name().to_string_lossy()));
+            listing.push_str(&format!("{} {parent} {state}\n", entry.file_name().to_string_lossy()));
         }
     }
     listing
