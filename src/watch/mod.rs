@@ -16,7 +16,7 @@ pub use self::{hub::Hub, news::listen};
 use crate::{
     clock,
     domain::{entitlement::Entitlement, id::UserId},
-    ledger::Ledger,
+    ledger::{Epoch, Ledger},
     reader::{EntitlementReader, ReadError, Reading},
 };
 
@@ -80,11 +80,12 @@ impl Watch {
             // Another watcher may have been told of what a cache has not got yet.
             is_due: true,
         };
+        let epoch = self.ledger.epoch();
         let (reading, had) = match self.reader.read(user, had).await {
             Err(ReadError::Older) => (self.reader.read(user, None).await?, None),
             reading => (reading?, had),
         };
-        following.note(&reading.entitlement);
+        following.note(&reading.entitlement, epoch);
         let is_news = had != Some(reading.entitlement.version);
         Ok((following, is_news.then_some(reading)))
     }
@@ -139,7 +140,7 @@ impl Following {
         let wanted = had.map(|had| had.saturating_add(1)).max(told);
         match self.reader.read(self.watcher.user, wanted).await {
             Ok(reading) => {
-                self.note(&reading.entitlement);
+                self.note(&reading.entitlement, epoch);
                 Some(reading)
             }
             Err(error) => {
@@ -150,9 +151,9 @@ impl Following {
         }
     }
 
-    /// Notes what is given, and when it ends.
-    fn note(&mut self, entitlement: &Entitlement) {
-        self.had = Some(Version { epoch: self.ledger.epoch(), number: entitlement.version });
+    /// Notes what is given, and when it ends. `epoch` was read before it.
+    fn note(&mut self, entitlement: &Entitlement, epoch: Epoch) {
+        self.had = Some(Version { epoch, number: entitlement.version });
         self.look_at = entitlement.expires_at.map(|end| Instant::now() + left(end, clock::now()) + AFTER_THE_END);
     }
 }

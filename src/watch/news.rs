@@ -67,8 +67,9 @@ async fn hear(hub: &Hub, mut announcements: Announcements, ledger: &dyn Ledger) 
 /// Asks the ledger about everybody who is watched.
 async fn ask(hub: &Hub, ledger: &dyn Ledger) -> Result<(), LedgerError> {
     for users in hub.watched().chunks(PAGE) {
-        let versions: HashMap<UserId, u64> = ledger.versions(users).await?.into_iter().collect();
+        // Before it answers: what another ledger says under this one's epoch is asked again, but never the other way round.
         let epoch = ledger.epoch();
+        let versions: HashMap<UserId, u64> = ledger.versions(users).await?.into_iter().collect();
         for user in users {
             hub.tell(*user, &epoch, versions.get(user).copied().unwrap_or(0));
         }

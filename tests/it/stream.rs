@@ -322,6 +322,50 @@ async fn another_ledgers_state_is_told_although_its_version_is_older() {
     listening.await.unwrap();
 }
 
+/// The ledger answers, and is another one before the answer is there: the old one's version counted as the new one's.
+#[tokio::test]
+async fn an_answer_of_the_ledger_before_hid_what_the_next_one_has() {
+    let ledger = ScriptedLedger::new();
+    let (hub, watch) = watch_on(&ledger);
+    let user = UserId::from(Uuid::new_v4());
+    ledger.write(user, state("PRO", 5));
+    let (mut following, _) = watch.follow(user, None).await.unwrap();
+    ledger.write(user, state("PRO", 6));
+    hub.tell(user, &ledger.epoch(), 6);
+    assert_eq!(following.next().await.entitlement.version, 6);
+    ledger.close_gate();
+    let nobody_to_hear = MemoryCache::new(MemorySettings::default()).into();
+    let listening = tokio::spawn(watch::listen(hub.clone(), nobody_to_hear, Arc::new(ledger.clone())));
+    eventually(PATIENCE, "the versions are asked for", async || ledger.versions_asked_for() == 1).await;
+    ledger.write(user, state("TRIAL", 2));
+    ledger.set_epoch("second");
+    ledger.open_gate();
+    let next = tokio::time::timeout(PATIENCE, following.next()).await.expect("it is told");
+    assert_eq!(next.entitlement, state("TRIAL", 2));
+    hub.stop();
+    listening.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_begins_to_watch_while_the_ledger_is_replaced_is_told_what_the_next_one_has() {
+    let ledger = ScriptedLedger::new();
+    let (_hub, watch) = watch_on(&ledger);
+    let user = UserId::from(Uuid::new_v4());
+    ledger.write(user, state("PRO", 5));
+    ledger.close_gate();
+    let begun = tokio::spawn(async move { watch.follow(user, None).await.unwrap() });
+    eventually(PATIENCE, "the state is read", async || ledger.reads() == [user]).await;
+    ledger.write(user, state("TRIAL", 2));
+    ledger.set_epoch("second");
+    ledger.open_gate();
+    let (mut following, first) = begun.await.unwrap();
+    let mut newest = first.unwrap().entitlement;
+    if newest.version == 5 {
+        newest = tokio::time::timeout(PATIENCE, following.next()).await.expect("it is told").entitlement;
+    }
+    assert_eq!(newest, state("TRIAL", 2));
+}
+
 #[tokio::test]
 async fn what_was_had_is_not_told_again() {
     let world = World::new().await;

@@ -207,7 +207,8 @@ async fn start(world: &World, settings: &[(String, String)], points: Option<&str
 async fn start_and_die(world: &World, settings: &[(String, String)], point: Point) {
     match start(world, settings, Some(&format!("{point}=abort"))).await {
         Ok(server) => assert_eq!(server.ended().await, ABORTED, "at {point}"),
-        Err(log) => assert!(log.contains("built with fail points"), "at {point}: {log}"),
+        // Its own log may not have been written before it died; the shell says what it died of.
+        Err(log) => assert!(log.contains("Abort"), "at {point}: {log}"),
     }
 }
 

@@ -70,6 +70,7 @@ struct Books {
     lapsing_sought: u32,
     beats: u32,
     pages_asked_for: u32,
+    versions_asked_for: u32,
 }
 
 impl ScriptedLedger {
@@ -90,6 +91,7 @@ impl ScriptedLedger {
             lapsing_sought: 0,
             beats: 0,
             pages_asked_for: 0,
+            versions_asked_for: 0,
         };
         Self { books: Arc::new(Mutex::new(books)), gate: Arc::new(watch::Sender::new(true)) }
     }
@@ -185,6 +187,11 @@ impl ScriptedLedger {
     /// How often a replica has told that it lives.
     pub(crate) fn beats(&self) -> u32 {
         self.books().beats
+    }
+
+    /// How often it was asked for versions, answered or not.
+    pub(crate) fn versions_asked_for(&self) -> u32 {
+        self.books().versions_asked_for
     }
 
     /// How often it was asked for what has changed, answered or not.
@@ -297,8 +304,13 @@ impl Ledger for ScriptedLedger {
     }
 
     async fn versions(&self, users: &[UserId]) -> Result<Vec<(UserId, u64)>, LedgerError> {
-        let books = self.books();
-        Ok(users.iter().filter_map(|user| Some((*user, books.states.get(user)?.version))).collect())
+        let found = {
+            let mut books = self.books();
+            books.versions_asked_for += 1;
+            users.iter().filter_map(|user| Some((*user, books.states.get(user)?.version))).collect()
+        };
+        self.gate.subscribe().wait_for(|open| *open).await.expect("the gate lives as long as the ledger");
+        Ok(found)
     }
 
     async fn changed_between(
